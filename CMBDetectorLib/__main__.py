@@ -1,0 +1,230 @@
+"""The command line: ``python -m CMBDetectorLib`` or ``cmb-detector``.
+
+Exit codes: 0 done, 2 input, 3 network files, 4 output, 5 memory, 130 cancelled (`CMBDetectorLib.errors`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from CMBDetectorLib import RESEARCH_USE, __version__
+from CMBDetectorLib.errors import Cancelled, CMBDetectorError
+from CMBDetectorLib.request import DEVICES, POLARITIES, DetectionRequest, Settings
+from CMBDetectorLib.stages import overall
+
+Progress = Callable[[str, float, str], None]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit code. What the user did wrong is told in one line on stderr."""
+    options = _parser().parse_args(arguments)
+    # A terminated run (kill, closed terminal) cleans up as an interrupted one does.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    try:
+        options.command(options)
+        return 0
+    except KeyboardInterrupt:
+        print("\nCancelled. Nothing was written.", file=sys.stderr)
+        return Cancelled.exit_code
+    except CMBDetectorError as problem:
+        print(f"cmb-detector: {problem}", file=sys.stderr)
+        return problem.exit_code
+
+
+def detect(options: argparse.Namespace) -> None:
+    """Search one case and print its table and summary."""
+    request = DetectionRequest(
+        swi=options.swi,
+        phase=options.phase,
+        out=options.out,
+        settings=Settings(
+            threshold=options.threshold, device=options.device, polarity=options.polarity, threads=options.threads
+        ),
+        overwrite=options.overwrite,
+        with_images=options.with_images,
+    )
+    from CMBDetectorLib.report import format_table, summary_lines
+    from CMBDetectorLib.worker import perform
+
+    result = perform(request, _progress(options))
+    if not options.quiet and not options.json_progress:
+        print(format_table(result))
+        print()
+        print("\n".join(summary_lines(result)))
+        print(f"\nWritten to {options.out}")
+
+
+def simulate(options: argparse.Namespace) -> None:
+    """Render simulated cases."""
+    from CMBDetectorLib.simulation.cohort import simulate as render_cases
+
+    render_cases(
+        options.heads,
+        options.out,
+        cases=options.cases,
+        seed=options.seed,
+        protocol=options.protocol,
+        varied=options.varied,
+        burden=options.burden,
+        heads=options.only.split(",") if options.only else None,
+        device=options.device,
+        progress=_progress(options),
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a network, from its checkpoint where there is one."""
+    from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
+    from CMBDetectorLib.training.detector import train_detector
+    from CMBDetectorLib.training.segmenter import train_segmenter
+
+    if options.network == "detector":
+        train_detector(DetectorTraining.from_json(options.config), _progress(options))
+    else:
+        train_segmenter(SegmenterTraining.from_json(options.config), _progress(options))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Search simulated cases and compare with their truth."""
+    from CMBDetectorLib.evaluation.cohort import evaluate as evaluate_cases
+
+    report = evaluate_cases(
+        options.cases,
+        options.out,
+        settings=Settings(threshold=options.threshold, device=options.device, polarity=options.polarity),
+        with_phase=not options.without_phase,
+        progress=_progress(options),
+    )
+    print(json.dumps({name: value for name, value in report.items() if name != "froc"}, indent=1))
+
+
+def export(options: argparse.Namespace) -> None:
+    """Make a checkpoint the bundled network."""
+    from CMBDetectorLib.resources import resources_dir
+    from CMBDetectorLib.training.export import export_model
+
+    folder = options.models or resources_dir() / "Models"
+    print(export_model(options.network, options.checkpoint, folder, threshold=options.threshold))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cmb-detector",
+        description="Finds candidate cerebral microbleeds in SWI and phase.",
+        epilog=RESEARCH_USE,
+    )
+    parser.add_argument("--version", action="version", version=f"CMBDetector {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    one = commands.add_parser("detect", help="search one case", epilog=RESEARCH_USE)
+    one.set_defaults(command=detect)
+    image = "NIfTI, NRRD or MetaImage file, or DICOM series folder"
+    one.add_argument("--swi", type=Path, required=True, metavar="FILE", help=f"susceptibility-weighted image: {image}")
+    one.add_argument("--phase", type=Path, metavar="FILE", help="phase image of the same scan; left out, the search "
+                     "runs on SWI alone and cannot tell calcifications from microbleeds")  # fmt: skip
+    one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    one.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report (default: the one "
+                     "chosen on validation heads)")  # fmt: skip
+    one.add_argument("--device", choices=DEVICES, default="auto", help="where the networks run (default: %(default)s)")
+    one.add_argument("--polarity", choices=POLARITIES, default="auto", help="how paramagnetic tissue (veins along the "
+                     "field) looks on the phase image (default: %(default)s, measured)")  # fmt: skip
+    one.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    one.add_argument("--overwrite", action="store_true", help="replace an earlier result in the folder")
+    one.add_argument("--with-images", action="store_true", help="copy the images beside the results, so that "
+                     "scene.mrml opens anywhere")  # fmt: skip
+    _add_progress(one)
+
+    many = commands.add_parser("simulate", help="render simulated cases with known microbleeds")
+    many.set_defaults(command=simulate)
+    many.add_argument("--heads", type=Path, required=True, metavar="DIR", help="folder of NN_labels.nii.gz and "
+                      "NN_mars.nii.gz")  # fmt: skip
+    many.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the cases")
+    many.add_argument("--cases", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
+    many.add_argument("--seed", type=int, default=0, metavar="S", help="first seed (default: %(default)s)")
+    many.add_argument("--protocol", default="all", metavar="NAME", help="3T-2mm, 3T-3mm, 3T-opposite, 1.5T or all")
+    many.add_argument("--varied", action="store_true", help="vary each protocol as hospitals do")
+    many.add_argument("--burden", default="realistic", metavar="NAME", help="realistic, none, many or training "
+                      "(default: %(default)s)")  # fmt: skip
+    many.add_argument("--only", metavar="NN,NN", help="heads to use (default: all in the folder)")
+    many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
+    _add_progress(many)
+
+    learn = commands.add_parser("train", help="train a network on simulated cases")
+    learn.set_defaults(command=train)
+    learn.add_argument("network", choices=("detector", "segmenter"))
+    learn.add_argument("--config", type=Path, required=True, metavar="FILE", help="JSON file with the options")
+    _add_progress(learn)
+
+    test = commands.add_parser("evaluate", help="compare with the truth of simulated cases")
+    test.set_defaults(command=evaluate)
+    test.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of case folders")
+    test.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for evaluation.json and cases.csv")
+    test.add_argument("--threshold", type=float, metavar="P", help="instead of the bundled one")
+    test.add_argument("--without-phase", action="store_true", help="search the SWI alone")
+    test.add_argument("--device", choices=DEVICES, default="auto")
+    test.add_argument("--polarity", choices=POLARITIES, default="auto")
+    _add_progress(test)
+
+    ship = commands.add_parser("export", help="make a training checkpoint the bundled network")
+    ship.set_defaults(command=export)
+    ship.add_argument("network", choices=("detector", "segmenter"))
+    ship.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
+    ship.add_argument("--models", type=Path, metavar="DIR", help="folder to write to (default: the bundled one)")
+    ship.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report by default")
+    return parser
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json-progress", action="store_true", help="print progress as one line of JSON per event")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _progress(options: argparse.Namespace) -> Progress:
+    """How this run tells its progress: JSON lines, a bar on a terminal, or not at all."""
+    if options.json_progress:
+        return _print_json
+    if options.quiet or not sys.stderr.isatty():
+        return lambda stage, fraction, message: None
+    return _bar()
+
+
+def _print_json(stage: str, fraction: float, message: str) -> None:
+    line = {"event": "progress", "stage": stage, "fraction": round(_of_all(stage, fraction), 4), "message": message}
+    print(json.dumps(line), flush=True)
+
+
+def _bar(width: int = 30) -> Progress:
+    began = time.monotonic()
+
+    def draw(stage: str, fraction: float, message: str) -> None:
+        done = _of_all(stage, fraction)
+        bar = "#" * round(done * width)
+        end = "\n" if stage == "report" and fraction >= 1 else ""
+        text = f"\r[{bar:<{width}}] {done:4.0%} {time.monotonic() - began:5.1f} s  {message}"
+        print(f"{text:<100.100}", end=end, file=sys.stderr, flush=True)
+
+    return draw
+
+
+def _of_all(stage: str, fraction: float) -> float:
+    """Share of the whole command: the stages of a detection add up, other commands have one stage at a time."""
+    try:
+        return overall(stage, fraction)
+    except ValueError:
+        return fraction
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""One microbleed candidate: what the detector found, where it sits, and what the image says about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from CMBDetectorLib.regions import BY_LABEL, Region, Side
+
+
+class PhaseEvidence(str, Enum):
+    """Sign of the susceptibility that the phase around a candidate speaks for."""
+
+    PARAMAGNETIC = "paramagnetic"
+    DIAMAGNETIC = "diamagnetic"
+    UNCERTAIN = "uncertain"
+    NO_PHASE = "no phase"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Anatomical place of a candidate, from the segmented neighborhood rather than one voxel.
+
+    Attributes
+    ----------
+    sub_region : int
+        MARS label, 1-13 (`CMBDetectorLib.regions.SUB_REGIONS`).
+    side : Side
+        Patient's side.
+    probability : float
+        Share of the neighborhood's tissue that votes for the group region, 0-1.
+    boundary_mm : float
+        Distance to the nearest voxel of another group region, mm; NaN when there is none near.
+    """
+
+    sub_region: int
+    side: Side
+    probability: float
+    boundary_mm: float
+
+    @property
+    def region(self) -> Region:
+        return BY_LABEL[self.sub_region].region
+
+    @property
+    def sub_region_name(self) -> str:
+        return BY_LABEL[self.sub_region].name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A place in the brain that may be a microbleed. Immutable: a reader's edits are kept beside it, never in it.
+
+    Attributes
+    ----------
+    center_ras_mm : tuple of float
+        Center in patient coordinates (right, anterior, superior), mm.
+    diameter_mm : float
+        Diameter of the detector's box, mm: the apparent size on SWI, which grows with echo time.
+    volume_mm3 : float
+        Volume of the dark voxels around the center, mm3 (`CMBDetectorLib.evidence`).
+    probability : float
+        The detector's score, 0-1. Not calibrated to disease.
+    location : Location or None
+        None when no brain tissue is near.
+    phase_evidence : PhaseEvidence
+        What the phase says of its susceptibility.
+    exclusion : str
+        Why anatomy excludes it; empty when it counts.
+    number : int
+        1, 2, ... by falling probability within one result; what pictures and labels show. 0 until numbered.
+    """
+
+    center_ras_mm: tuple[float, float, float]
+    diameter_mm: float
+    volume_mm3: float
+    probability: float
+    location: Location | None
+    phase_evidence: PhaseEvidence
+    exclusion: str = ""
+    number: int = 0
+
+    @property
+    def id(self) -> str:
+        """Name made from the place, the same in every run that finds it there: ``R23A41S12`` (mm, rounded).
+
+        >>> Candidate(center_ras_mm=(-23.4, 41.0, 12.2), diameter_mm=4, volume_mm3=20, probability=0.9,
+        ...           location=None, phase_evidence=PhaseEvidence.UNCERTAIN).id
+        'L23A41S12'
+        """
+        letters = zip(self.center_ras_mm, ("RL", "AP", "SI"), strict=True)
+        return "".join(f"{pair[mm < 0]}{abs(round(mm))}" for mm, pair in letters)
+
+    @property
+    def is_excluded(self) -> bool:
+        return bool(self.exclusion)
+
+    @property
+    def label(self) -> str:
+        """Short label for pictures and markups: ``3 lobar 0.91``."""
+        place = self.location.region.value if self.location else "outside"
+        return f"{self.number} {place} {self.probability:.2f}"

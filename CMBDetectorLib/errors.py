@@ -1,0 +1,43 @@
+"""What can go wrong, as sentences for the person at the keyboard.
+
+Every message names the file and the value and says what to do. The command line, the worker and the window show
+it as it is; a traceback is for defects only.
+"""
+
+from __future__ import annotations
+
+
+class CMBDetectorError(Exception):
+    """Base of all errors whose message is meant for the user; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(CMBDetectorError):
+    """The images given cannot be searched: unreadable, of the wrong kind, or not a pair."""
+
+    exit_code = 2
+
+
+class ModelError(CMBDetectorError):
+    """A bundled network is missing, damaged, or not the one its manifest describes."""
+
+    exit_code = 3
+
+
+class OutputError(CMBDetectorError):
+    """The results cannot be written: no permission, no space, or the folder is taken."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(CMBDetectorError):
+    """The machine has too little memory for this scan."""
+
+    exit_code = 5
+
+
+class Cancelled(CMBDetectorError):
+    """The user asked to stop. Nothing was written."""
+
+    exit_code = 130

@@ -1,0 +1,134 @@
+"""Evaluation of the bundled networks on a folder of simulated cases: ``python -m CMBDetectorLib evaluate``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point
+from CMBDetectorLib.evaluation.matching import PRIMARY_MM, STRICT_MM, Matches, match
+from CMBDetectorLib.pipeline import run
+from CMBDetectorLib.request import DetectionRequest, Settings
+from CMBDetectorLib.result import Result
+
+Progress = Callable[[str, float, str], None]
+SIZES_MM = ((0.0, 3.0), (3.0, 5.0), (5.0, 99.0))
+ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One case, its truth and what was found."""
+
+    name: str
+    truth: dict[str, Any]
+    result: Result
+
+    def matches(self, within_mm: float, excluded: bool = False) -> Matches:
+        """Match the candidates down to the floor; `excluded` keeps those that anatomy removed."""
+        kept = [c for c in self.result.candidates if excluded or not c.is_excluded]
+        return match(
+            [c.probability for c in kept],
+            [c.center_ras_mm for c in kept],
+            [lesion["center_ras_mm"] for lesion in self.truth["lesions"]],
+            [lesion["center_ras_mm"] for lesion in self.truth["faint"]],
+            within_mm,
+        )
+
+
+def evaluate(
+    cases_dir: Path,
+    out: Path,
+    *,
+    settings: Settings,
+    with_phase: bool = True,
+    models_dir: Path | None = None,
+    progress: Progress = lambda stage, fraction, message: None,
+) -> dict[str, Any]:
+    """Search every case below a folder and compare with its ``truth.json``; write ``evaluation.json`` and a CSV.
+
+    Returns
+    -------
+    dict
+        Content of ``evaluation.json``: the operating point at the threshold applied, the one that validation would
+        choose, sensitivity per size, region and protocol, region agreement, and the FROC curve.
+    """
+    folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
+    if not folders:
+        raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz.")
+    done: list[Evaluated] = []
+    for n, folder in enumerate(folders):
+        progress("evaluate", n / len(folders), folder.name)
+        request = DetectionRequest(
+            swi=folder / "swi.nii.gz",
+            phase=folder / "phase.nii.gz" if with_phase else None,
+            out=out,
+            settings=settings,
+        )
+        result = run(request, lambda *_: None, models_dir)
+        done.append(Evaluated(folder.name, json.loads((folder / "truth.json").read_text()), result))
+    report = figures(done)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+    _write_cases(done, out / "cases.csv")
+    progress("evaluate", 1.0, f"{len(done)} cases")
+    return report
+
+
+def figures(done: list[Evaluated]) -> dict[str, Any]:
+    """All figures of a set of evaluated cases."""
+    threshold = done[0].result.provenance.threshold
+    primary = [case.matches(PRIMARY_MM) for case in done]
+    strict = [case.matches(STRICT_MM) for case in done]
+    before_anatomy = [case.matches(PRIMARY_MM, excluded=True) for case in done]
+    groups: dict[str, list[bool]] = {}
+    placed: dict[str, list[bool]] = {"region": [], "sub_region": [], "side": []}
+    for case, matched in zip(done, primary, strict=True):
+        kept = [c for c in case.result.candidates if not c.is_excluded]
+        candidates = sorted(kept, key=lambda c: -c.probability)
+        hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
+        for i, lesion in enumerate(case.truth["lesions"]):
+            size = next(f"{a:g}-{b:g} mm" for a, b in SIZES_MM if a <= lesion["diameter_mm"] < b)
+            for group in (size, lesion["region"], case.truth["protocol"]):
+                groups.setdefault(group, []).append(i in hits)
+            location = candidates[hits[i]].location if i in hits else None
+            if location is not None:
+                placed["region"].append(location.region.value == lesion["region"])
+                placed["sub_region"].append(location.sub_region == lesion["sub_region"])
+                if lesion["side"] != "midline":
+                    placed["side"].append(location.side.value == lesion["side"])
+    return {
+        "cases": len(done),
+        "heads": sorted({case.truth["head"] for case in done}),
+        "lesions": sum(m.lesions for m in primary),
+        "at_threshold": asdict(operating_point(primary, threshold)),
+        "at_threshold_within_3_mm": asdict(operating_point(strict, threshold)),
+        "at_threshold_before_anatomy": asdict(operating_point(before_anatomy, threshold)),
+        "chosen_on_these_cases": asdict(choose_threshold(primary, ALLOWED_FALSE_POSITIVES)),
+        "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for name, v in sorted(groups.items())},
+        "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
+        "froc": [asdict(point) for point in froc(primary)],
+    }
+
+
+def _write_cases(done: list[Evaluated], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["case", "head", "protocol", "lesions", "found", "false_positives", "excluded", "seconds"])
+        for case in done:
+            matched = case.matches(PRIMARY_MM)
+            point = operating_point([matched], case.result.provenance.threshold)
+            reported = [c for c in case.result.reported if c.is_excluded]
+            table.writerow([
+                case.name, case.truth["head"], case.truth["protocol"], matched.lesions,
+                round(point.sensitivity * matched.lesions) if matched.lesions else 0,
+                round(point.false_positives_per_case), len(reported),
+                round(sum(case.result.provenance.seconds_per_stage.values()), 1),
+            ])  # fmt: skip

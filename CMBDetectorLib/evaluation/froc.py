@@ -1,0 +1,64 @@
+"""Free-response ROC: sensitivity against false positives per case, over all thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from CMBDetectorLib.evaluation.matching import FALSE, Matches
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What one threshold gives on a set of cases.
+
+    Attributes
+    ----------
+    threshold : float
+    sensitivity : float
+        Lesions found over lesions present, pooled; NaN without lesions.
+    precision : float
+        True over all counted detections; NaN without any.
+    false_positives_per_case : float
+    false_positives_per_free_case : float
+        Over cases without lesions alone; NaN without such.
+    """
+
+    threshold: float
+    sensitivity: float
+    precision: float
+    false_positives_per_case: float
+    false_positives_per_free_case: float
+
+
+def operating_point(cases: Sequence[Matches], threshold: float) -> OperatingPoint:
+    """Pool the cases at one threshold."""
+    found = sum(int(((m.lesion >= 0) & (m.probability >= threshold)).sum()) for m in cases)
+    false = [int(((m.lesion == FALSE) & (m.probability >= threshold)).sum()) for m in cases]
+    free = [n for n, m in zip(false, cases, strict=True) if m.lesions == 0]
+    present = sum(m.lesions for m in cases)
+    return OperatingPoint(
+        threshold=threshold,
+        sensitivity=found / present if present else float("nan"),
+        precision=found / (found + sum(false)) if found + sum(false) else float("nan"),
+        false_positives_per_case=sum(false) / len(cases) if cases else float("nan"),
+        false_positives_per_free_case=sum(free) / len(free) if free else float("nan"),
+    )
+
+
+def froc(cases: Sequence[Matches]) -> list[OperatingPoint]:
+    """Operating points at every distinct probability, by falling threshold."""
+    levels = np.unique(np.concatenate([m.probability for m in cases])) if cases else np.empty(0)
+    return [operating_point(cases, float(level)) for level in levels[::-1]]
+
+
+def choose_threshold(cases: Sequence[Matches], false_positives_per_case: float) -> OperatingPoint:
+    """Lowest threshold, on a grid of 0.01, with at most so many false positives per case.
+
+    On validation cases only. Where none is low enough, the highest threshold of the grid is returned.
+    """
+    points = [operating_point(cases, round(float(t), 2)) for t in np.arange(0.10, 0.991, 0.01)]
+    allowed = [p for p in points if p.false_positives_per_case <= false_positives_per_case]
+    return allowed[0] if allowed else points[-1]

@@ -1,0 +1,280 @@
+"""Phase images as scanners store them, made into one kind: radians, high-pass filtered, paramagnetic positive.
+
+Scanners differ in the numbers they store, in whether they filter, and in the sign. `to_radians` reads the numbers,
+`high_pass` filters (once more, where it was done already), `measure_polarity` measures the sign on the veins, and `prepare`
+does all that is needed before `preprocessing.detector_input`.
+
+Sign convention, "canonical": the inside of a paramagnetic cylinder along B0 and the poles of a paramagnetic sphere
+are positive, the equator of the sphere is negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import torch
+from scipy import fft, ndimage
+from skimage.measure import block_reduce
+
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.preprocessing import brain_box, crop, local_mean, on_grid
+from CMBDetectorLib.volume import Volume, closest_axes
+
+PASS_BELOW_MM = 8.0  # wavelength at which the low-pass ends: a Hann window of 64 pixels for a field of view of 256 mm
+POLARITY_SPACING_MM = (1.0, 1.0, 1.0)
+VEIN_MM = 5.0  # dark structures thinner than this count as veins
+EDGE_MM = 8.0  # nearer to the brain's surface, air and bone outweigh the veins
+PART_MM = 24  # the brain is judged in cubes of this size
+SURE = 0.8  # confidence below which the measured polarity deserves a notice
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPhase:
+    """Phase as the detector reads it.
+
+    Attributes
+    ----------
+    volume : Volume
+        rad, high-pass filtered, paramagnetic positive, on the grid of the SWI. float32.
+    polarity : str
+        How paramagnetic tissue looked on the phase as given: ``bright`` or ``dark``.
+    notice : str
+        A sentence for the reader where the polarity was hard to tell; else empty.
+    """
+
+    volume: Volume
+    polarity: str
+    notice: str
+
+
+def to_radians(phase: Volume) -> tuple[Volume, str]:
+    """Phase in rad, from whatever numbers the scanner stored.
+
+    Returns
+    -------
+    Volume
+        float32, within [-pi, pi].
+    str
+        What was assumed, in a sentence.
+
+    Raises
+    ------
+    InputError
+        The image is constant or its range is none that scanners use for phase.
+    """
+    values = np.asarray(phase.array, dtype=np.float32)
+    finite = np.isfinite(values)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    found = f"The phase of {phase.source or 'this image'} runs from {low:.6g} to {high:.6g}"
+    if low == high:
+        raise InputError(f"{found}: it is constant. Choose the phase image that belongs to the SWI.")
+    known = _scale(low, high, whole=bool(np.all(values[finite][:: max(1, finite.sum() // 100_000)] % 1 == 0)))
+    if known is None:
+        raise InputError(
+            f"{found}, which is no range known for phase. Give wrapped phase in radians, degrees, or the scanner's "
+            "integers (such as 0 to 4095)."
+        )
+    zero, pi, name = known
+    radians = (np.where(finite, values, np.float32(zero)) - np.float32(zero)) * np.float32(np.pi / pi)
+    if np.abs(radians).max() > np.pi:
+        radians = (radians + np.pi) % (2 * np.pi) - np.pi
+    return phase.with_array(radians.astype(np.float32)), f"{found}; it was read as {name}."
+
+
+def _scale(low: float, high: float, whole: bool) -> tuple[float, float, str] | None:
+    """Value that means 0 rad, step that means pi, and a name; None when the range is not known."""
+    peak = max(-low, high)
+    symmetric = low < 0 and min(-low, high) > 0.98 * peak
+    if whole and peak > 7:
+        return _integer_scale(low, high, peak)
+    if low >= 0 and 1.02 * np.pi < high <= 1.01 * 2 * np.pi:
+        return np.pi, np.pi, "radians from 0 to 2 pi"
+    if low >= 0 and 350 < high <= 361:
+        return 180.0, 180.0, "degrees from 0 to 360"
+    if symmetric and 175 < peak <= 181:
+        return 0.0, 180.0, "degrees from -180 to 180"
+    if symmetric and 3110 < peak <= 3160:
+        return 0.0, 1000 * np.pi, "thousandths of a radian"
+    if symmetric and abs(peak - 1) < 1e-3:
+        return 0.0, peak, "-1 to 1 for -pi to pi"
+    if low >= 0 and 0.99 < high <= 1.0:
+        return 0.5, 0.5, "0 to 1 for -pi to pi"
+    if low < 0 and 0.2 < peak <= 1.01 * np.pi:
+        return 0.0, np.pi, "radians"
+    if symmetric and peak < 0.2:
+        return 0.0, peak, "a scaled copy of -pi to pi"
+    power = 2.0 ** np.ceil(np.log2(peak))
+    if peak > 64 and min(abs(peak - power), abs(peak - power + 1)) < 0.002 * power:  # integers, interpolated
+        return _integer_scale(low, high, peak)
+    return None
+
+
+def _integer_scale(low: float, high: float, peak: float) -> tuple[float, float, str] | None:
+    """Same for whole numbers: the next power of two is the range."""
+    if low < 0 and 3130 < peak <= 3150:
+        return 0.0, 1000 * np.pi, "thousandths of a radian"
+    if low < 0 and 178 <= peak <= 180:
+        return 0.0, 180.0, "degrees from -180 to 180"
+    if low >= 0 and 358 <= high <= 360:
+        return 180.0, 180.0, "degrees from 0 to 360"
+    power = 2.0 ** np.ceil(np.log2(peak))
+    if not 128 <= power <= 2**16:
+        return None
+    if low < 0:
+        return 0.0, power, f"{-power:.0f} to {power:.0f} for -pi to pi"
+    return power / 2, power / 2, f"0 to {power:.0f} for -pi to pi"
+
+
+def high_pass(phase_rad: npt.NDArray, weight: npt.NDArray, ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray:
+    """Homodyne filter: the angle of the complex image over its own in-plane low-pass.
+
+    Unwraps nothing and needs nothing unwrapped. On phase that a scanner has filtered it changes little, so it is
+    always applied.
+
+    Parameters
+    ----------
+    phase_rad, weight : ndarray, shape (I, J, K)
+        Phase, rad, wrapped or not, and SWI or magnitude (any scale), which keeps noise out of the low-pass.
+    ijk_to_ras : ndarray
+        (4, 4) geometry of both. The slice axis is the one with the widest spacing.
+
+    Returns
+    -------
+    ndarray
+        (I, J, K) float32, rad within [-pi, pi]; the sign is kept.
+
+    References
+    ----------
+    Noll et al., IEEE TMI 1991; Haacke et al., MRM 2004 (as used for SWI).
+    """
+    spacing_mm = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    axes = closest_axes(ijk_to_ras[:3, :3] / spacing_mm)  # ties of spacing end the same way however stored
+    slice_axis = max(axes, key=lambda axis: (round(float(spacing_mm[axis]), 3), axes.index(axis)))
+    plane = [axis for axis in range(3) if axis != slice_axis]
+    angle = torch.from_numpy(np.moveaxis(np.asarray(phase_rad, np.float32), slice_axis, 0).copy())
+    strength = torch.from_numpy(np.moveaxis(np.asarray(weight, np.float32), slice_axis, 0).copy())
+
+    frequency = [torch.fft.fftfreq(angle.shape[1 + n], float(spacing_mm[axis])) for n, axis in enumerate(plane)]
+    radius = torch.hypot(frequency[0][:, None], frequency[1][None, :]) * PASS_BELOW_MM
+    hann = torch.where(radius < 1, 0.5 + 0.5 * torch.cos(torch.pi * radius), 0.0)
+
+    filtered = torch.empty_like(angle)
+    for k in range(len(angle)):
+        image = torch.polar(strength[k].clamp(min=0), angle[k])
+        low = torch.fft.ifft2(torch.fft.fft2(image) * hann)
+        filtered[k] = (torch.polar(torch.ones_like(angle[k]), angle[k]) * low.conj()).angle()
+    return np.moveaxis(filtered.numpy(), 0, slice_axis)
+
+
+def measure_polarity(phase_filtered: npt.NDArray, swi: Volume, brain: Volume) -> tuple[str, float]:
+    """Whether paramagnetic tissue is bright or dark on a filtered phase image, measured on the veins.
+
+    Thin dark structures of the SWI are taken as sources of susceptibility and the phase that they would make is
+    predicted with the dipole kernel, for B0 along the scanner's axis; so veins of every direction help instead of
+    canceling out. The sign of its correlation with the phase, deep inside the brain, is the polarity.
+
+    Parameters
+    ----------
+    phase_filtered : ndarray, shape (I, J, K)
+        rad, on the grid of `swi`.
+    swi, brain : Volume
+        Same grid; `brain` is a bool mask.
+
+    Returns
+    -------
+    str
+        ``bright`` or ``dark``.
+    float
+        Confidence, 0-1: how far the parts of the brain agree.
+    """
+    box = brain_box(brain.in_ras_order())
+    dark, inside = (on_grid(crop(v, box), POLARITY_SPACING_MM) for v in (swi, brain))
+    wave = crop(swi.with_array(phase_filtered), box)
+    sine, cosine = (on_grid(wave.with_array(f(wave.array)), POLARITY_SPACING_MM).array for f in (np.sin, np.cos))
+    angle = np.arctan2(sine, cosine)
+
+    mask = inside.array > 0.5
+    deep = ndimage.minimum_filter(mask, size=_odd(2 * EDGE_MM), mode="constant")
+    if not deep.any():
+        return "bright", 0.0
+    flat = np.where(mask, dark.array / local_mean(dark.array, mask, POLARITY_SPACING_MM), 1)
+    veins = (ndimage.grey_closing(flat, size=_odd(VEIN_MM)) - flat) * mask
+    veins[veins < np.percentile(veins[deep], 90)] = 0
+    spectrum = fft.rfftn(veins, workers=-1)
+    spectrum *= _dipole(veins.shape, dark.ijk_to_ras)
+    predicted = fft.irfftn(spectrum, s=veins.shape, workers=-1)
+
+    # A true SWI is dark exactly where its mask saw paramagnetic phase, so darkness itself is a second witness.
+    template = veins / max(float(veins[deep].std()), 1e-12) + predicted / max(float(predicted[deep].std()), 1e-12)
+    agreement = np.where(deep, (template - template[deep].mean()) * (angle - angle[deep].mean()), 0)
+    parts = block_reduce(agreement, block_size=PART_MM, func=np.sum)
+    parts = parts[parts != 0]
+    positive = bool(parts.sum() > 0)
+    return "bright" if positive else "dark", float(((parts > 0) == positive).mean()) if parts.size else 0.0
+
+
+def prepare(phase: Volume, swi: Volume, brain: Volume, polarity: str = "auto") -> PreparedPhase:
+    """Phase in rad, made into what the detector reads.
+
+    Parameters
+    ----------
+    phase : Volume
+        rad (`to_radians`), on any grid, wrapped or filtered.
+    swi, brain : Volume
+        Same grid; `brain` is a bool mask.
+    polarity : str
+        ``auto``, or how paramagnetic tissue looks on `phase`: ``bright`` or ``dark``.
+    """
+    on_swi = phase.array if _same_grid(phase, swi) else _resample_angle(phase, swi)
+    filtered = high_pass(on_swi, swi.array, swi.ijk_to_ras)
+    used, notice = polarity, ""
+    if polarity == "auto":
+        used, confidence = measure_polarity(filtered, swi, brain)
+        if confidence < SURE:
+            notice = (
+                f"The sign of the phase is uncertain: veins look {used} in only {confidence:.0%} of the brain's parts. "
+                "Look at a vein on the phase image and set the polarity by hand."
+            )
+    return PreparedPhase(swi.with_array(filtered if used == "bright" else -filtered), used, notice)
+
+
+def _same_grid(one: Volume, other: Volume) -> bool:
+    return one.array.shape == other.array.shape and np.allclose(one.ijk_to_ras, other.ijk_to_ras, atol=1e-3)
+
+
+def _resample_angle(phase: Volume, target: Volume) -> npt.NDArray:
+    """Phase on another grid, through the unit circle so that wraps stay sharp; 0 beyond its edge."""
+    between = np.linalg.inv(phase.ijk_to_ras) @ target.ijk_to_ras
+    to_source = sitk.AffineTransform(between[:3, :3].ravel().tolist(), between[:3, 3].tolist())
+    reference = [int(n) for n in target.array.shape]
+
+    def resampled(values: npt.NDArray) -> npt.NDArray:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(values.T, dtype=np.float32))
+        grid = sitk.Resample(
+            image, reference, to_source, sitk.sitkLinear, (0.0,) * 3, (1.0,) * 3, np.eye(3).ravel().tolist(), 0.0
+        )
+        return sitk.GetArrayViewFromImage(grid).T.copy()
+
+    return np.arctan2(resampled(np.sin(phase.array)), resampled(np.cos(phase.array)))
+
+
+def _dipole(shape: tuple[int, ...], ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray:
+    """1/3 - k_z^2 / k^2 on the half grid of rfftn; z is B0, the scanner's superior axis."""
+    spacing_mm = np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    b0 = ijk_to_ras[2, :3] / spacing_mm
+    k = [fft.fftfreq(n, s) for n, s in zip(shape[:2], spacing_mm[:2], strict=True)]
+    k.append(fft.rfftfreq(shape[2], spacing_mm[2]))
+    mesh = np.meshgrid(*(axis.astype(np.float32) for axis in k), indexing="ij", sparse=True)
+    squared = sum(axis**2 for axis in mesh)
+    along = sum(axis * np.float32(cosine) for axis, cosine in zip(mesh, b0, strict=True))
+    kernel = np.float32(1 / 3) - along**2 / np.maximum(squared, np.float32(1e-12))
+    kernel[0, 0, 0] = 0
+    return kernel
+
+
+def _odd(length_mm: float) -> int:
+    """Odd number of voxels of `POLARITY_SPACING_MM` that spans a length."""
+    return int(length_mm / POLARITY_SPACING_MM[0]) // 2 * 2 + 1

@@ -1,0 +1,143 @@
+"""The way through: two files in, one `Result` out. Knows no Slicer and no screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from CMBDetectorLib import __version__
+from CMBDetectorLib.candidate import Candidate
+from CMBDetectorLib.detect import Detection, detect
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
+from CMBDetectorLib.localize import Segmentation, locate, segment
+from CMBDetectorLib.models import Model, load_model
+from CMBDetectorLib.phase import PreparedPhase, prepare
+from CMBDetectorLib.preflight import check
+from CMBDetectorLib.preprocessing import detector_input
+from CMBDetectorLib.request import DetectionRequest, Settings
+from CMBDetectorLib.result import FLOOR, InputFile, Provenance, Result, number
+from CMBDetectorLib.stages import STAGES
+from CMBDetectorLib.volume import Volume, read_volume
+
+Progress = Callable[[str, float, str], None]
+
+LEAST_BRAIN_ML = 100.0  # less than any brain: the segmenter found none
+
+
+def run(request: DetectionRequest, progress: Progress, models_dir: Path | None = None) -> Result:
+    """Search one case.
+
+    Parameters
+    ----------
+    request : DetectionRequest
+    progress : callable
+        Called as ``progress(stage, fraction, message)`` with the stages of `stages.STAGES`; it cancels the run by raising
+        `errors.Cancelled`.
+    models_dir : Path or None
+        Folder of the networks; None takes the bundled ones.
+
+    Raises
+    ------
+    InputError, ModelError
+        What cannot be searched, or with what, in a sentence for the user.
+    """
+    settings = request.settings
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    seconds: dict[str, float] = {}
+
+    with _timed("read", seconds, progress):
+        detector = load_model("detector", device=settings.device, models_dir=models_dir)
+        segmenter = load_model("segmenter", device=settings.device, models_dir=models_dir)
+        progress("read", 0.2, f"Reading {request.swi.name}")
+        swi = read_volume(request.swi)
+        if request.phase is not None:
+            progress("read", 0.6, f"Reading {request.phase.name}")
+        phase = read_volume(request.phase) if request.phase is not None else None
+    with _timed("check", seconds, progress):
+        inputs = check(swi, phase)
+        swi_file = InputFile(str(request.swi), swi.sha256)
+        phase_file = InputFile(str(request.phase), phase.sha256) if phase is not None else None
+    with _timed("localize", seconds, progress):
+        regions = segment(segmenter, inputs.swi, progress)
+        searched_ml = float(regions.brain.array.sum() * np.prod(inputs.swi.spacing_mm) / 1000)
+        if searched_ml < LEAST_BRAIN_ML:
+            raise InputError(
+                f"Only {searched_ml:.0f} ml of brain were found in {inputs.swi.source or request.swi}. "
+                "Check that it is an SWI of a whole head."
+            )
+    with _timed("prepare", seconds, progress):
+        prepared = (
+            prepare(inputs.phase, inputs.swi, regions.brain, settings.polarity) if inputs.phase is not None else None
+        )
+        network_input = detector_input(inputs.swi, prepared.volume if prepared else None, regions.brain)
+    with _timed("detect", seconds, progress):
+        detections = detect(detector, network_input, FLOOR, progress)
+    with _timed("measure", seconds, progress):
+        candidates = [_candidate(d, inputs.swi, prepared, regions, progress) for d in detections]
+
+    notices = (*inputs.notices, *([prepared.notice] if prepared and prepared.notice else []))
+    return Result(
+        candidates=number(candidates),
+        regions=regions.regions,
+        swi=inputs.swi,
+        phase=prepared.volume if prepared else None,
+        notices=notices,
+        searched_ml=searched_ml,
+        provenance=Provenance(
+            version=__version__,
+            finished_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+            swi=swi_file,
+            phase=phase_file,
+            detector_sha256=str(detector.manifest["sha256"]),
+            segmenter_sha256=str(segmenter.manifest["sha256"]),
+            settings=settings,
+            threshold=threshold(settings, detector),
+            device=detector.description,
+            polarity=prepared.polarity if prepared else "none",
+            seconds_per_stage=seconds,
+        ),
+    )
+
+
+def threshold(settings: Settings, detector: Model) -> float:
+    """The lowest probability reported: the user's, or the one that was chosen on validation heads."""
+    return settings.threshold if settings.threshold is not None else float(detector.manifest["threshold"])
+
+
+def _candidate(
+    detection: Detection,
+    swi: Volume,
+    prepared: PreparedPhase | None,
+    regions: Segmentation,
+    progress: Progress,
+) -> Candidate:
+    progress("measure", 0.0, "Measuring the candidates")
+    center, diameter = detection.center_ras_mm, detection.diameter_mm
+    location, exclusion = locate(center, diameter, regions)
+    return Candidate(
+        center_ras_mm=center,
+        diameter_mm=diameter,
+        volume_mm3=apparent_volume_mm3(center, diameter, swi),
+        probability=detection.probability,
+        location=location,
+        phase_evidence=phase_evidence(center, diameter, prepared.volume if prepared else None),
+        exclusion=exclusion,
+    )
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
+    """Announce a stage at its begin and end, and note its wall time."""
+    progress(stage, 0.0, STAGES[stage].title)
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began, 3)
+    progress(stage, 1.0, STAGES[stage].title)

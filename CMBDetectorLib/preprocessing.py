@@ -1,0 +1,238 @@
+"""From a scan to the arrays that the networks read; training, evaluation and inference all come through here.
+
+Every grid keeps the scan's own axes, permuted and flipped to the order R, A, S and never rotated, so one scan gives
+the same arrays however it was stored. Two such grids differ per axis by a scale and a shift only, so resampling is
+one small matrix per axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from CMBDetectorLib.volume import Volume, closest_axes
+
+SEGMENTER_SPACING_MM = (2.0, 2.0, 2.0)
+DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
+MARGIN_MM = 8.0  # around the brain's box: room for a lesion's dipole field at the surface
+FLATTENING_SIGMA_MM = 12.0  # wider than the largest lesion (10 mm), narrower than a coil's shading
+
+Array = npt.NDArray[np.float32]
+Maps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkInput:
+    """What a network reads, and where it lies.
+
+    Attributes
+    ----------
+    array : ndarray
+        (C, R, A, S) float32.
+    ijk_to_ras : ndarray
+        (4, 4) float64: voxel index along R, A, S to patient coordinates (RAS, mm).
+    """
+
+    array: Array
+    ijk_to_ras: npt.NDArray[np.float64]
+
+
+def segmenter_input(swi: Volume) -> NetworkInput:
+    """SWI and coordinates on the segmenter's grid: 2 mm isotropic over the whole scan, (4, R, A, S)."""
+    coarse = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
+    return NetworkInput(segmenter_channels(coarse.array), coarse.ijk_to_ras)
+
+
+def segmenter_channels(array_2mm: Array) -> Array:
+    """Four channels of the segmenter from an SWI array in R, A, S order at 2 mm.
+
+    Returns
+    -------
+    ndarray
+        (4, R, A, S) float32: SWI as z-score over the head, clipped to [-3, 3], and the R, A, S coordinates relative to
+        the head's centroid, in units of 100 mm.
+    """
+    head = head_foreground(array_2mm)
+    values = array_2mm[head]
+    swi = np.clip((array_2mm - values.mean()) / max(float(values.std()), 1e-6), -3, 3)
+    centroid = [indices.mean() for indices in np.nonzero(head)]
+    axes = [(np.arange(n) - c) * 0.02 for n, c in zip(array_2mm.shape, centroid, strict=True)]
+    return np.stack([swi, *np.meshgrid(*axes, indexing="ij")]).astype(np.float32)
+
+
+def head_foreground(array_2mm: Array) -> npt.NDArray[np.bool_]:
+    """Head (or what skull stripping left of it) in an array at 2 mm, holes filled; never empty."""
+    smooth = ndimage.gaussian_filter(np.minimum(array_2mm, np.percentile(array_2mm, 99)), 2.0)
+    # Half of Otsu's threshold: coil shading makes the middle of the head darker than its rim, air is darker still.
+    air = float(smooth.min())
+    bright = smooth > air + 0.5 * (threshold_otsu(smooth) - air) if np.ptp(smooth) else np.ones(smooth.shape, bool)
+    return ndimage.binary_fill_holes(largest_component(bright))
+
+
+def largest_component(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Largest connected part of a mask."""
+    labels, count = ndimage.label(mask)
+    return labels == 1 + np.bincount(labels.ravel())[1:].argmax() if count else mask
+
+
+def brain_mask(mars: Volume) -> Volume:
+    """Brain to be searched: all labeled tissue with its sulci and ventricles, and 2 mm around it.
+
+    Parameters
+    ----------
+    mars : Volume
+        MARS label map, 0 outside brain tissue.
+
+    Returns
+    -------
+    Volume
+        bool, on the grid of `mars`. Gaps up to 8 mm are closed. Works at 2 mm: the mask needs no finer edge.
+    """
+    ordered = mars.in_ras_order()
+    coarse = on_grid(ordered.with_array((ordered.array > 0).astype(np.float32)), SEGMENTER_SPACING_MM)
+    padded = np.pad(coarse.array > 0.5, 4)
+    if not padded.any():
+        return mars.with_array(np.zeros(mars.array.shape, bool))
+    near = ndimage.distance_transform_edt(~padded) <= 2  # in voxels of 2 mm; Euclidean, so round corners stay round
+    closed = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > 2)
+    searched = ndimage.distance_transform_edt(~closed)[4:-4, 4:-4, 4:-4] <= 1
+    fine = apply(maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape), searched)
+    return as_stored(fine > 0.5, mars)
+
+
+def as_stored(array: npt.NDArray, scan: Volume) -> Volume:
+    """Array in R, A, S order put back into the order in which a scan is stored: undoes `Volume.in_ras_order`."""
+    axes = closest_axes(scan.ijk_to_ras[:3, :3] / scan.spacing_mm)
+    flipped = tuple(axis for axis in range(3) if scan.ijk_to_ras[axis, axes[axis]] < 0)
+    return scan.with_array(np.ascontiguousarray(np.transpose(np.flip(array, flipped), np.argsort(axes))))
+
+
+def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkInput:
+    """SWI and phase on the detector's grid, cropped to the brain, (2, R, A, S).
+
+    Parameters
+    ----------
+    swi : Volume
+        Susceptibility-weighted image, any positive scale.
+    phase : Volume or None
+        High-pass filtered phase on the grid of `swi`, rad, paramagnetic positive (`phase.prepare`).
+    brain : Volume
+        bool mask on the grid of `swi` (`brain_mask`).
+
+    Returns
+    -------
+    NetworkInput
+        Channel 0: SWI over its local brain mean, minus 1. Channel 1: phase / pi, zeros without phase. Both are
+        clipped to [-1, 1] and 0 outside the brain. 0.5 x 0.5 x 1.0 mm.
+    """
+    box = brain_box(brain.in_ras_order())
+    brain, swi = crop(brain, box), crop(swi, box)
+    inside = brain.array.astype(np.float32)
+    shape, ijk_to_ras = grid(swi, DETECTOR_SPACING_MM)
+    to_detector = maps(swi.ijk_to_ras, swi.array.shape, ijk_to_ras, shape)
+    mask = torch.from_numpy(apply(to_detector, inside)) > 0.5
+
+    coarse = [on_grid(v, SEGMENTER_SPACING_MM) for v in (swi, swi.with_array(inside))]
+    mean = local_mean(coarse[0].array, coarse[1].array, SEGMENTER_SPACING_MM)
+    to_fine = maps(coarse[0].ijk_to_ras, mean.shape, ijk_to_ras, shape)
+    channels = torch.zeros((2, *shape))
+    channels[0] = torch.from_numpy(apply(to_detector, swi.array)) / torch.from_numpy(apply(to_fine, mean))
+    channels[0] -= 1
+    if phase is not None:
+        angle = torch.from_numpy(np.ascontiguousarray(crop(phase, box).array, dtype=np.float32))
+        # Through the unit circle: halfway between +3 and -3 rad lies pi, not 0.
+        sine, cosine = apply(to_detector, angle.sin()), apply(to_detector, angle.cos())
+        channels[1] = torch.atan2(torch.from_numpy(sine), torch.from_numpy(cosine)) / torch.pi
+    return NetworkInput((channels.clamp_(-1, 1) * mask).numpy(), ijk_to_ras)
+
+
+def local_mean(array: Array, weight: npt.NDArray, spacing_mm: tuple[float, float, float]) -> Array:
+    """Weighted mean around every voxel (normalized convolution with a Gaussian of `FLATTENING_SIGMA_MM`); positive."""
+    weight = weight.astype(np.float32)
+    sigma = [FLATTENING_SIGMA_MM / s for s in spacing_mm]
+    total = ndimage.gaussian_filter(array * weight, sigma, truncate=3)
+    share = ndimage.gaussian_filter(weight, sigma, truncate=3)
+    mean = np.where(share > 1e-3, total / np.maximum(share, 1e-3), 0)
+    return np.maximum(mean, max(1e-3 * float(mean.max()), 1e-30)).astype(np.float32)
+
+
+def brain_box(brain: Volume) -> tuple[slice, slice, slice]:
+    """Bounding box of the brain with its margin; the whole scan when the mask is empty."""
+    boxes = ndimage.find_objects(brain.array.astype(np.uint8))
+    if not boxes or boxes[0] is None:
+        return slice(None), slice(None), slice(None)
+    margins = np.ceil(MARGIN_MM / brain.spacing_mm).astype(int)
+    bounds = [slice(max(s.start - m, 0), s.stop + m) for s, m in zip(boxes[0], margins, strict=True)]
+    return bounds[0], bounds[1], bounds[2]
+
+
+def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+    """Part of a volume inside a box of its R, A, S ordered axes."""
+    ordered = volume.in_ras_order()
+    matrix = ordered.ijk_to_ras.copy()
+    matrix[:3, 3] = ordered.ras_of([s.start or 0 for s in box])
+    return Volume(ordered.array[box], matrix, volume.source)
+
+
+def grid(
+    volume: Volume, spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+    """Shape and ijk_to_ras of a grid with the volume's axes and first voxel, another spacing, and the same extent."""
+    scale = np.asarray(spacing_mm) / volume.spacing_mm
+    shape = np.ceil((np.array(volume.array.shape) - 1) / scale - 1e-6).astype(int) + 1
+    matrix = volume.ijk_to_ras.copy()
+    matrix[:3, :3] *= scale
+    return (int(shape[0]), int(shape[1]), int(shape[2])), matrix
+
+
+def on_grid(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
+    """Volume resampled to another spacing along its own axes (`grid`)."""
+    shape, matrix = grid(volume, spacing_mm)
+    array = apply(maps(volume.ijk_to_ras, volume.array.shape, matrix, shape), volume.array)
+    return Volume(array, matrix, volume.source)
+
+
+def maps(
+    source: npt.NDArray[np.float64],
+    source_shape: tuple[int, ...],
+    target: npt.NDArray[np.float64],
+    target_shape: tuple[int, ...],
+) -> Maps:
+    """Three matrices (target length, source length) that resample between grids with parallel axes.
+
+    Linear interpolation; where the target is coarser the triangle widens to the target's spacing, so nothing
+    aliases. Beyond the source's edge its last value goes on.
+    """
+    between = np.linalg.inv(source) @ target
+    return tuple(  # type: ignore[return-value]
+        _axis_map(between[axis, 3] + between[axis, axis] * np.arange(target_shape[axis]), source_shape[axis])
+        for axis in range(3)
+    )
+
+
+def _axis_map(positions: npt.NDArray[np.float64], length: int) -> torch.Tensor:
+    """Weights (positions, length) of linear interpolation at fractional positions of one axis."""
+    width = max(1.0, abs(positions[1] - positions[0])) if len(positions) > 1 else 1.0
+    distance = np.abs(np.clip(positions, 0, length - 1)[:, None] - np.arange(length))
+    weights = np.maximum(0, 1 - distance / width)
+    return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def apply(axis_maps: Maps, array: npt.NDArray | torch.Tensor) -> Array:
+    """Resample an array with `maps`; leading axes (channels) stay. Matrix products use every allowed core."""
+    tensor = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))
+    for axis in sorted(range(3), key=lambda a: axis_maps[a].shape[0] / axis_maps[a].shape[1]):  # coarsen first
+        weights = axis_maps[axis]
+        if weights.shape[0] == weights.shape[1] and weights.diagonal().min() == 1:
+            continue
+        if axis == 0:
+            flat = tensor.flatten(-2)
+            tensor = torch.matmul(weights, flat).unflatten(-1, tensor.shape[-2:])
+        else:
+            tensor = torch.matmul(weights, tensor) if axis == 1 else torch.matmul(tensor, weights.T)
+    return tensor.numpy()

@@ -1,0 +1,158 @@
+"""The folder of a result: written whole beside its place, then moved into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from CMBDetectorLib.errors import OutputError
+from CMBDetectorLib.report.markups import write_markups
+from CMBDetectorLib.report.overview import write_overview
+from CMBDetectorLib.report.picture import phase_window, swi_window
+from CMBDetectorLib.report.record import write_record
+from CMBDetectorLib.report.scene_file import write_scene
+from CMBDetectorLib.report.segmentation import write_segmentation
+from CMBDetectorLib.report.summary import summary_lines
+from CMBDetectorLib.report.table import write_table
+from CMBDetectorLib.result import Result
+from CMBDetectorLib.volume import write_volume
+
+Progress = Callable[[str, float, str], None]
+
+IMAGES = {"SWI": "swi.nii.gz", "phase": "phase.nii.gz"}
+FILES = (
+    "candidates.csv",
+    "candidates.json",
+    "candidates.mrk.json",
+    "regions.nii.gz",
+    "regions.seg.nrrd",
+    "overview.png",
+    "summary.txt",
+    "scene.mrml",
+    *IMAGES.values(),
+)
+_drafts: dict[Path, tuple[Path, Path]] = {}  # folder being written: where the earlier result waits, where it goes
+DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left behind by file browsers
+
+
+def check_folder(out: Path, *, overwrite: bool = False) -> None:
+    """Raise `OutputError` unless a result could go to `out`. Cheap: ask before the search, not after it.
+
+    An empty folder is free. With `overwrite` an earlier result is, too, but never a folder that holds other files.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; give the name of a folder for the results.")
+    if os.path.ismount(out):
+        raise OutputError(f"{out} is the root of a drive; give a folder inside it, such as {out / 'result'}.")
+    with _said_plainly(out):
+        found = {entry.name for entry in out.iterdir()} - DESKTOP_FILES if out.exists() else set()
+        parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if strangers := sorted(found - set(FILES)):
+        raise OutputError(f"{out} holds files that are not a result ({strangers[0]}); choose another folder.")
+    if found and not overwrite:
+        raise OutputError(f"{out} holds an earlier result; choose another folder or ask to overwrite it.")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"No permission to write in {parent}; choose a folder of your own.")
+
+
+def write_result(
+    result: Result, out: Path, progress: Progress | None = None, *, overwrite: bool = False, with_images: bool = False
+) -> Path:
+    """Write all files of a result into the folder `out`: all of them or, on any failure, none.
+
+    Parameters
+    ----------
+    result : Result
+        What to write; not changed.
+    out : Path
+        The folder; made with its parents where missing.
+    progress : callable, optional
+        Called as ``progress("report", fraction, message)``; may raise `Cancelled`.
+    overwrite : bool
+        Replace an earlier result. It stays whole until the new one is complete.
+    with_images : bool
+        Also copy SWI and phase into the folder and show them in ``scene.mrml``.
+
+    Returns
+    -------
+    Path
+        `out`, without symbolic links.
+
+    Raises
+    ------
+    OutputError
+        When the folder is taken, or cannot be written for want of permission or space.
+    """
+    check_folder(out, overwrite=overwrite)
+    out = out.resolve()
+    # On the same file system as `out`, so that moving it there is one step that cannot stop halfway.
+    draft, old = (out.with_name(f".{out.name}.{kind}-{uuid.uuid4().hex[:8]}") for kind in ("new", "old"))
+    _drafts[draft] = (old, out)
+    try:
+        with _said_plainly(out):
+            draft.mkdir(parents=True)
+            _write_files(result, draft, progress or (lambda *_: None), with_images)
+            if out.exists():
+                out.rename(old)
+            draft.rename(out)
+    finally:
+        abandon()
+    return out
+
+
+def abandon() -> None:
+    """Undo what a write that stopped halfway left behind; for a process that must end at once."""
+    for draft, (old, out) in list(_drafts.items()):
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        _drafts.pop(draft, None)
+
+
+def _write_files(result: Result, folder: Path, progress: Progress, with_images: bool) -> None:
+    images = {name: volume for name, volume in (("SWI", result.swi), ("phase", result.phase)) if volume}
+    windows = {"SWI": swi_window(result.swi, result.regions)}
+    if result.phase:
+        windows["phase"] = phase_window(result.phase, result.regions)
+    shown = {name: IMAGES[name] for name in images} if with_images else {}
+    steps: list[tuple[str, Callable[[Path, Callable[[float], None]], None]]] = [
+        ("candidates.csv", lambda path, _: write_table(result, path)),
+        ("candidates.json", lambda path, _: write_record(result, path)),
+        ("candidates.mrk.json", lambda path, _: write_markups(result, path)),
+        ("summary.txt", lambda path, _: _write_summary(result, path)),
+        ("regions.nii.gz", lambda path, _: write_volume(result.regions, path)),
+        ("regions.seg.nrrd", lambda path, _: write_segmentation(result.regions, path)),
+        ("overview.png", lambda path, tell: write_overview(result, path, tell)),
+        ("scene.mrml", lambda path, _: write_scene(result, path, images=shown, window=windows)),
+        *((file, lambda path, _, name=name: write_volume(images[name], path)) for name, file in shown.items()),
+    ]
+    for done, (name, write) in enumerate(steps):
+
+        def tell(fraction: float, done: int = done, name: str = name) -> None:
+            progress("report", (done + fraction) / len(steps), f"Writing {name}")
+
+        tell(0.0)
+        write(folder / name, tell)
+    progress("report", 1.0, "Results complete")
+
+
+def _write_summary(result: Result, path: Path) -> None:
+    path.write_text("\n".join(summary_lines(result)) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _said_plainly(out: Path) -> Iterator[None]:
+    """Turn whatever keeps the files from being written into one `OutputError` that names the user's folder."""
+    try:
+        yield
+    except (OSError, OutputError) as problem:
+        reason = getattr(problem, "strerror", None) or "a file came out incomplete"
+        raise OutputError(
+            f"Cannot write the results to {out}: {reason}. Check the free space and permission, or choose another "
+            "folder."
+        ) from problem

@@ -1,0 +1,96 @@
+"""What one run produced, and with what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from CMBDetectorLib.candidate import Candidate
+from CMBDetectorLib.regions import Region
+from CMBDetectorLib.request import Settings
+from CMBDetectorLib.volume import Volume
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One image that went in: where it was read from and the SHA-256 of its voxels and geometry."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Everything needed to repeat the run and to know what made its result."""
+
+    version: str
+    finished_at: str  # ISO 8601 with time zone
+    swi: InputFile
+    phase: InputFile | None
+    detector_sha256: str
+    segmenter_sha256: str
+    settings: Settings
+    threshold: float  # the one applied
+    device: str  # such as "cpu, bfloat16, 2 threads"
+    polarity: str  # "bright", "dark" or "none" (no phase), as applied
+    seconds_per_stage: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The outcome of one run on one case.
+
+    Attributes
+    ----------
+    candidates : tuple of Candidate
+        All with a probability of at least `FLOOR`, numbered by falling probability, excluded ones included.
+        `reported` gives those at or above the threshold.
+    regions : Volume
+        MARS label map (uint8, 0-13) on the grid of `swi`.
+    swi, phase : Volume
+        The images as read; `phase` on its own grid, or None.
+    notices : tuple of str
+        What preflight found worth telling, in plain sentences.
+    searched_ml : float
+        Volume of the brain that was searched, ml.
+    """
+
+    candidates: tuple[Candidate, ...]
+    regions: Volume
+    swi: Volume
+    phase: Volume | None
+    notices: tuple[str, ...]
+    searched_ml: float
+    provenance: Provenance
+
+    @property
+    def reported(self) -> tuple[Candidate, ...]:
+        """Candidates at or above the threshold, excluded ones included."""
+        return tuple(c for c in self.candidates if c.probability >= self.provenance.threshold)
+
+    @property
+    def counted(self) -> tuple[Candidate, ...]:
+        """Reported candidates that anatomy did not exclude."""
+        return tuple(c for c in self.reported if not c.is_excluded)
+
+
+FLOOR = 0.1  # candidates below this probability are not kept at all
+
+
+def number(candidates: list[Candidate]) -> tuple[Candidate, ...]:
+    """Candidates by falling probability, numbered from 1; ties keep a fixed order by place."""
+    ordered = sorted(candidates, key=lambda c: (-c.probability, c.center_ras_mm))
+    return tuple(replace(c, number=n) for n, c in enumerate(ordered, start=1))
+
+
+def pattern(candidates: tuple[Candidate, ...]) -> str:
+    """Distribution pattern of counted candidates: none, strictly lobar, deep or infratentorial only, or mixed.
+
+    >>> pattern(())
+    'none'
+    """
+    regions = {c.location.region for c in candidates if c.location}
+    if not regions:
+        return "none"
+    if regions == {Region.LOBAR}:
+        return "strictly lobar"
+    return "mixed" if Region.LOBAR in regions else "deep or infratentorial only"

@@ -1,0 +1,70 @@
+"""Many simulated cases in a folder: heads in turn, protocols in turn, one seed each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.simulation.case import render, write_case
+from CMBDetectorLib.simulation.heads import list_heads, load_head
+from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
+from CMBDetectorLib.simulation.veins import VeinTree, grow_veins
+
+BURDENS = ("realistic", "none", "many", "training")  # training: many and none in turn
+Progress = Callable[[str, float, str], None]
+
+
+def simulate(
+    heads_dir: Path,
+    out: Path,
+    *,
+    cases: int,
+    seed: int = 0,
+    protocol: str = "all",
+    varied: bool = False,
+    burden: str = "realistic",
+    heads: Sequence[str] | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda stage, fraction, message: None,
+) -> None:
+    """Render ``case_0000``, ``case_0001``, ... into `out`; a case that is already there is kept.
+
+    Case n uses head n (cyclically), the next protocol of its kind, and the seed ``seed + n``; so any range of cases
+    can be rendered apart and is the same to the bit on the same type of device.
+
+    Parameters
+    ----------
+    protocol : str
+        A name in `PROTOCOLS`, or ``all``.
+    varied : bool
+        Draw each case's protocol from the range around the named one.
+    burden : str
+        One of `BURDENS`.
+    """
+    names = list(heads or list_heads(heads_dir))
+    if protocol != "all" and protocol not in PROTOCOLS:
+        raise InputError(f"There is no protocol '{protocol}'; choose all or one of {', '.join(PROTOCOLS)}.")
+    if burden not in BURDENS:
+        raise InputError(f"There is no burden '{burden}'; choose one of {', '.join(BURDENS)}.")
+    kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    grown: dict[str, tuple[VeinTree, ...]] = {}
+    for n in range(cases):
+        folder = out / f"case_{n:04d}"
+        name = names[n % len(names)]
+        progress("simulate", n / cases, f"case {n + 1} of {cases}, head {name}")
+        if (folder / "truth.json").exists():
+            continue
+        head = load_head(heads_dir, name)
+        if name not in grown:
+            grown[name] = grow_veins(head, seed=int(name) if name.isdigit() else 0)
+        kind = kinds[(n + n // len(names)) % len(kinds)]
+        if varied:
+            kind = vary(kind, np.random.default_rng([seed, n]))
+        load = ("many", "none")[(n // len(names)) % 2] if burden == "training" else burden
+        write_case(render(head, grown[name], kind, seed + n, load, device), folder)
+    progress("simulate", 1.0, f"{cases} cases in {out}")

@@ -1,0 +1,161 @@
+"""Heads to simulate from: label maps, and their random deformation into a scan's frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.volume import read_volume
+
+# FreeSurfer numbers, as SynthSeg's training label maps use them; 5xx lie outside the brain.
+WHITE_MATTER, CORTEX = (2, 41), (3, 42)
+CEREBELLUM_WHITE, CEREBELLUM_CORTEX = (7, 46), (8, 47)
+VENTRICLES, CSF, BRAINSTEM = (4, 43, 5, 44, 14, 15), 24, 16
+THALAMUS, CAUDATE, PUTAMEN, PALLIDUM = (10, 49), (11, 50), (12, 51), (13, 52)
+VENTRAL_DC, CHOROID_PLEXUS = (28, 60), (163, 164)
+DURAL_SINUS, ARTERY, BONE, MARROW, SKIN, NASAL = 514, 502, 515, 516, 511, 509
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One head at 1 mm in RAS order.
+
+    Attributes
+    ----------
+    name : str
+    labels : ndarray of int16, shape (R, A, S)
+        FreeSurfer numbers.
+    mars : ndarray of uint8, same shape
+        MARS sub-region, 0-13.
+    """
+
+    name: str
+    labels: npt.NDArray[np.int16]
+    mars: npt.NDArray[np.uint8]
+
+    @property
+    def brain_center(self) -> npt.NDArray[np.float64]:
+        """Centroid of brain tissue, voxels = mm."""
+        return np.argwhere(self.mars > 0).mean(axis=0)
+
+
+def load_head(directory: Path, name: str) -> Head:
+    """Read ``<name>_labels.nii.gz`` and ``<name>_mars.nii.gz``."""
+    volumes = [read_volume(Path(directory) / f"{name}_{kind}.nii.gz").in_ras_order() for kind in ("labels", "mars")]
+    for volume in volumes:
+        if not np.allclose(volume.spacing_mm, 1.0, atol=0.01):
+            raise InputError(f"{volume.source} has voxels of {volume.spacing_mm} mm; heads must be 1 mm.")
+    return Head(name, volumes[0].array.astype(np.int16), volumes[1].array.astype(np.uint8))
+
+
+def list_heads(directory: Path) -> list[str]:
+    """Names of the heads in a folder."""
+    names = sorted(path.name.removesuffix("_labels.nii.gz") for path in Path(directory).glob("*_labels.nii.gz"))
+    if not names:
+        raise InputError(f"{directory} holds no heads; it needs files such as 02_labels.nii.gz and 02_mars.nii.gz.")
+    return names
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedHead:
+    """A head deformed into the frame of a scan, at 1 mm.
+
+    The scan's frame has its origin in the brain's centroid and its axes along the slice stack (R, A, S); the voxel
+    ``[0, 0, 0]`` of all maps is centered at `origin_mm`.
+    """
+
+    labels: torch.Tensor  # (R, A, S) int16
+    mars: torch.Tensor  # (R, A, S) uint8
+    origin_mm: npt.NDArray[np.float64]
+    head_from_scan: npt.NDArray[np.float64]  # (3, 3), and see `displacement_mm`
+    head_center: npt.NDArray[np.float64]
+    displacement_mm: torch.Tensor  # (3, R, A, S), in head axes
+    mirrored: bool  # left and right of the label numbers are exchanged
+
+    def scan_points(self, head_points_mm: npt.NDArray) -> npt.NDArray:
+        """Points of the undeformed head (voxels = mm), shape (N, 3), in the scan's frame, mm."""
+        inverse = np.linalg.inv(self.head_from_scan)
+        target = head_points_mm - self.head_center
+        scan = target @ inverse.T
+        for _ in range(6):  # the displacement is smooth and small, so the fixed point converges
+            scan = (target - self._displacement_at(scan)) @ inverse.T
+        return scan
+
+    def _displacement_at(self, scan_mm: npt.NDArray) -> npt.NDArray:
+        shape = torch.tensor(self.displacement_mm.shape[1:], dtype=torch.float32)
+        index = torch.from_numpy((scan_mm - self.origin_mm).astype(np.float32))
+        grid = (2 * index / (shape - 1) - 1).flip(-1)[None, None, None]
+        values = F.grid_sample(
+            self.displacement_mm[None].cpu(), grid, mode="bilinear", padding_mode="border", align_corners=True
+        )
+        return values[0, :, 0, 0].T.numpy()
+
+
+def place(head: Head, random: np.random.Generator, device: torch.device | str = "cpu") -> PlacedHead:
+    """Deform a head at random (pose, size, shape, ventricles) into a scan's frame that covers it.
+
+    Slices reach from below the cerebellum to above the vertex, as a technologist would plan them.
+    """
+    angles = np.deg2rad(random.normal(0.0, [6.0, 3.5, 5.0]))
+    scale = random.uniform(0.9, 1.1, 3) * random.uniform(0.94, 1.06)
+    head_from_scan = _rotation(angles) @ np.diag(1.0 / scale)
+    mirrored = bool(random.random() < 0.5)  # left-right differences of the atlas must not be learned
+    if mirrored:
+        head_from_scan = np.diag([-1.0, 1.0, 1.0]) @ head_from_scan
+    center = head.brain_center
+    brain = (np.argwhere(head.mars > 0)[::50] - center) @ np.linalg.inv(head_from_scan).T
+    low = brain.min(axis=0) - [22.0, 24.0, random.uniform(6.0, 14.0)]
+    high = brain.max(axis=0) + [22.0, 22.0, random.uniform(8.0, 16.0)]
+    shape = tuple(int(n) for n in np.ceil(high - low).astype(int) + 1)
+
+    displacement = _smooth_displacement(shape, random, device)
+    index = torch.stack(
+        torch.meshgrid(*(torch.arange(n, dtype=torch.float32, device=device) for n in shape), indexing="ij")
+    )
+    scan = index + torch.tensor(low, dtype=torch.float32, device=device)[:, None, None, None]
+    matrix = torch.tensor(head_from_scan, dtype=torch.float32, device=device)
+    source = torch.einsum("ij,jras->iras", matrix, scan) + displacement
+    source += torch.tensor(center, dtype=torch.float32, device=device)[:, None, None, None]
+    size = torch.tensor(head.labels.shape, dtype=torch.float32, device=device)[:, None, None, None]
+    grid = (2 * source / (size - 1) - 1).flip(0).permute(1, 2, 3, 0)[None]
+
+    def warp(values: npt.NDArray) -> torch.Tensor:
+        image = torch.from_numpy(values.astype(np.float32)).to(device)[None, None]
+        return F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0]
+
+    return PlacedHead(
+        labels=warp(head.labels).to(torch.int16),
+        mars=warp(head.mars).to(torch.uint8),
+        origin_mm=low,
+        head_from_scan=head_from_scan,
+        head_center=center,
+        displacement_mm=displacement,
+        mirrored=mirrored,
+    )
+
+
+def _rotation(angles_rad: npt.NDArray) -> npt.NDArray:
+    """Rotation about R, then A, then S."""
+    (cr, ca, cs), (sr, sa, ss) = np.cos(angles_rad), np.sin(angles_rad)
+    about_r = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    about_a = np.array([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]])
+    about_s = np.array([[cs, -ss, 0], [ss, cs, 0], [0, 0, 1]])
+    return about_s @ about_a @ about_r
+
+
+def _smooth_displacement(
+    shape: tuple[int, ...], random: np.random.Generator, device: torch.device | str
+) -> torch.Tensor:
+    """Random smooth displacement, mm, shape (3, R, A, S): a coarse and a finer scale."""
+    total = torch.zeros((3, *shape), device=device)
+    for knots_mm, amplitude_mm in ((48.0, 3.0), (24.0, 1.2)):
+        knots = [3, *(max(3, int(np.ceil(n / knots_mm)) + 2) for n in shape)]
+        coarse = torch.from_numpy(random.normal(0.0, amplitude_mm, knots).astype(np.float32)).to(device)
+        total += F.interpolate(coarse[None], size=shape, mode="trilinear", align_corners=True)[0]
+    return total

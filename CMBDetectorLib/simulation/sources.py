@@ -1,0 +1,240 @@
+"""Compact susceptibility sources: microbleeds and what is mistaken for them, as unions of balls.
+
+A source changes a scan in one way only: where it lies, the signal is weaker, and around it the field is shifted. Its
+effect is therefore a complex factor on the finer signal, which `Source.factor` gives and which may multiply a
+simulated head or any existing scan (superposition).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from CMBDetectorLib.simulation import heads
+from CMBDetectorLib.simulation.field import field_shift_ppm
+
+# Share of microbleeds per group region: lobar, deep, infratentorial (mixed etiologies; ours).
+REGION_SHARE = ((range(9, 14), 0.55), (range(3, 9), 0.25), (range(1, 3), 0.20))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+    """A union of balls of one susceptibility.
+
+    Attributes
+    ----------
+    kind : str
+        ``microbleed``, or the name of a mimic.
+    balls_mm : ndarray, shape (M, 3)
+        Centers in the scan's frame, mm.
+    radii_mm : ndarray, shape (M,)
+    chi_ppm : float
+        Relative to the tissue around; negative for calcification.
+    inside_signal : float
+        Signal inside relative to the tissue around, 0-1.
+    sub_region : int
+        MARS label at the center; 0 outside tissue.
+    """
+
+    kind: str
+    balls_mm: npt.NDArray[np.float64]
+    radii_mm: npt.NDArray[np.float64]
+    chi_ppm: float
+    inside_signal: float
+    sub_region: int = 0
+
+    @property
+    def center_mm(self) -> npt.NDArray[np.float64]:
+        """Centroid, weighted by ball volume, in the scan's frame."""
+        return np.average(self.balls_mm, axis=0, weights=self.radii_mm**3)
+
+    @property
+    def diameter_mm(self) -> float:
+        """Diameter of the ball of the same extent."""
+        reach = np.linalg.norm(self.balls_mm - self.center_mm, axis=1) + self.radii_mm
+        return float(2 * min(reach.max(), np.cbrt((self.radii_mm**3).sum())))
+
+    def factor(
+        self,
+        origin_mm: npt.NDArray,
+        spacing_mm: npt.NDArray,
+        shape: tuple[int, int, int],
+        rad_per_ppm: float,
+        b0_direction: tuple[float, float, float],
+        device: torch.device | str = "cpu",
+    ) -> tuple[tuple[slice, slice, slice], torch.Tensor] | None:
+        """Complex factor on the signal of a grid, and the box of that grid that it covers.
+
+        Small sources are computed at half the grid's spacing and averaged. The factor fades to 1 at the edge of the
+        box, whose half-width is five times the source's radius but at least 7 mm.
+
+        Returns
+        -------
+        (box, factor) or None
+            None when the source lies off the grid.
+        """
+        low, high = (self.balls_mm - self.radii_mm[:, None]).min(0), (self.balls_mm + self.radii_mm[:, None]).max(0)
+        margin = max(7.0, 2.0 * float((high - low).max()))
+        margin = min(margin, 16.0)
+        first = np.maximum(np.floor((low - margin - origin_mm) / spacing_mm).astype(int), 0)
+        last = np.minimum(np.ceil((high + margin - origin_mm) / spacing_mm).astype(int) + 1, shape)
+        if (last - first < 4).any():
+            return None
+        finer = 2 if float((high - low).max()) < 5.0 else 1
+        size = tuple(int(n) for n in (last - first) * finer)
+        fine_mm = spacing_mm / finer
+        start = origin_mm + first * spacing_mm - spacing_mm / 2 + fine_mm / 2
+        axes = [start[i] + fine_mm[i] * torch.arange(size[i], dtype=torch.float32, device=device) for i in range(3)]
+        soft = float(fine_mm.max()) / 2
+        fraction = torch.zeros(size, device=device)
+        for ball, radius in zip(self.balls_mm, self.radii_mm, strict=True):
+            squared = [(axes[i] - float(ball[i])) ** 2 for i in range(3)]
+            distance = (squared[0][:, None, None] + squared[1][None, :, None] + squared[2][None, None, :]).sqrt()
+            fraction = torch.maximum(fraction, ((float(radius) - distance) / soft + 0.5).clamp(0, 1))
+        phase = field_shift_ppm(fraction * self.chi_ppm, tuple(fine_mm), b0_direction, padding=max(size) // 2)
+        phase *= rad_per_ppm
+        for i in range(3):
+            edge = torch.minimum(axes[i] - axes[i][0], axes[i][-1] - axes[i])
+            window = torch.sin((edge / 3.0).clamp(0, 1) * torch.pi / 2) ** 2
+            phase *= window.view([-1 if j == i else 1 for j in range(3)])
+        signal = torch.polar(1 - fraction * (1 - self.inside_signal), phase)
+        if finer == 2:
+            parts = torch.stack([signal.real, signal.imag])[None]
+            averaged = F.avg_pool3d(parts, 2)[0]
+            signal = torch.complex(averaged[0].contiguous(), averaged[1].contiguous())
+        box = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+        return (box[0], box[1], box[2]), signal
+
+
+def microbleed_count(burden: str, random: np.random.Generator) -> int:
+    """Number of microbleeds of one person: ``realistic``, ``none`` or ``many`` (for training)."""
+    if burden == "none":
+        return 0
+    if burden == "many":
+        return int(random.integers(18, 45))
+    draw = random.random()
+    if draw < 0.4:
+        return 0
+    if draw < 0.8:
+        return int(random.integers(1, 6))
+    return int(random.integers(6, 16)) if draw < 0.95 else int(random.integers(20, 50))
+
+
+def microbleeds(mars: npt.NDArray[np.uint8], origin_mm: npt.NDArray, count: int, random: np.random.Generator):
+    """Random microbleeds in brain tissue, at least 6 mm apart."""
+    tissue = ndimage.binary_erosion(mars > 0)
+    sources: list[Source] = []
+    centers: list[npt.NDArray] = []
+    for _ in range(count):
+        labels = REGION_SHARE[random.choice(3, p=[share for _, share in REGION_SHARE])][0]
+        places = np.argwhere(tissue & np.isin(mars, list(labels)))
+        for _ in range(20):
+            place = places[random.integers(len(places))]
+            center = origin_mm + place + random.uniform(-0.5, 0.5, 3)
+            if all(np.linalg.norm(center - other) > 6.0 for other in centers):
+                break
+        else:
+            continue
+        diameter = float(np.clip(random.lognormal(np.log(1.9), 0.42), 0.8, 6.0))
+        chi = float(np.clip(random.lognormal(np.log(1.0), 0.55), 0.3, 3.0))
+        centers.append(center)
+        sources.append(
+            irregular("microbleed", center, diameter, chi, random.uniform(0.1, 0.7), random, int(mars[tuple(place)]))
+        )
+    return sources
+
+
+def mimics(labels: npt.NDArray[np.int16], mars: npt.NDArray[np.uint8], origin_mm: npt.NDArray,
+           random: np.random.Generator) -> list[Source]:  # fmt: skip
+    """Calcifications, siderosis, cavernoma and old hemorrhage of one person, each with its usual frequency."""
+
+    def somewhere(mask: npt.NDArray[np.bool_]) -> npt.NDArray | None:
+        places = np.argwhere(mask)
+        return places[random.integers(len(places))] if len(places) else None
+
+    def calcium(place: npt.NDArray, low_mm: float, high_mm: float) -> Source:
+        diameter = random.uniform(low_mm, high_mm)
+        center = origin_mm + place + random.uniform(-0.5, 0.5, 3)
+        sub_region = int(mars[tuple(np.asarray(place, int))])
+        chi = -random.uniform(0.7, 3.0)
+        return irregular("calcification", center, diameter, chi, random.uniform(0.1, 0.6), random, sub_region)
+
+    found: list[Source] = []
+    if random.random() < 0.7:  # pineal: behind the third ventricle, on the midline
+        thalami = np.argwhere(np.isin(labels, heads.THALAMUS)).mean(axis=0)
+        found.append(calcium(np.round(thalami + [random.normal(0, 0.7), -17 + random.normal(), 1]), 2.0, 5.0))
+    for plexus in heads.CHOROID_PLEXUS:
+        for _ in range(int(random.integers(0, 4))):
+            place = somewhere(labels == plexus)
+            if place is not None:
+                found.append(calcium(place, 1.0, 3.5))
+    if random.random() < 0.3:
+        for pallidum in heads.PALLIDUM:
+            for _ in range(int(random.integers(1, 4))):
+                place = somewhere(labels == pallidum)
+                if place is not None:
+                    found.append(calcium(place, 0.8, 3.0))
+    if random.random() < 0.3:
+        middle = np.argwhere(mars > 0).mean(axis=0)[0]
+        falx = (labels == heads.CSF) & (np.abs(np.arange(labels.shape[0]) - middle) < 2)[:, None, None]
+        falx[:, :, : int(0.6 * labels.shape[2])] = False
+        place = somewhere(falx)
+        if place is not None:
+            found.append(calcium(place, 1.5, 6.0))
+    for _ in range(int(random.choice([0, 0, 1, 2, 4]))):
+        place = somewhere(mars > 0)
+        if place is not None:
+            found.append(calcium(place, 0.8, 4.0))
+    if random.random() < 0.12:
+        rim = (labels == heads.CSF) & ndimage.binary_dilation(np.isin(labels, heads.CORTEX))
+        place = somewhere(rim)
+        if place is not None:
+            near = np.argwhere(rim)
+            near = near[np.linalg.norm((near - place) * [1, 1, 1.5], axis=1) < random.uniform(5, 12)]
+            near = near[random.random(len(near)) < 0.5][:200]
+            balls = origin_mm + near + random.uniform(-0.4, 0.4, near.shape)
+            found.append(
+                Source(kind="siderosis", balls_mm=balls, radii_mm=random.uniform(0.4, 0.8, len(near)),
+                       chi_ppm=random.uniform(0.5, 1.5), inside_signal=0.5)
+            )  # fmt: skip
+    for kind, chance, low, high in (("cavernoma", 0.05, 6.0, 14.0), ("old hemorrhage", 0.08, 11.0, 24.0)):
+        place = somewhere(mars > 0) if random.random() < chance else None
+        if place is not None:
+            size = random.uniform(low, high)
+            offsets = random.normal(size=(14, 3))
+            offsets *= (size / 2 * random.random(14) ** 0.5 / np.linalg.norm(offsets, axis=1))[:, None] * 0.7
+            found.append(
+                Source(kind=kind, balls_mm=origin_mm + place + offsets, radii_mm=random.uniform(0.15, 0.3, 14) * size,
+                       chi_ppm=random.uniform(0.3, 0.9), inside_signal=random.uniform(0.2, 0.9))
+            )  # fmt: skip
+    return [source for source in found if len(source.radii_mm)]
+
+
+def irregular(
+    kind: str,
+    center_mm: npt.NDArray,
+    diameter_mm: float,
+    chi_ppm: float,
+    inside_signal: float,
+    random: np.random.Generator,
+    sub_region: int,
+) -> Source:
+    """A slightly irregular, compact source: a ball with up to three smaller ones that stick out of it."""
+    extra = int(random.integers(0, 4))
+    directions = random.normal(size=(extra, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True) + 1e-9
+    radius = diameter_mm / 2
+    offsets = directions * random.uniform(0.2, 0.7, (extra, 1)) * radius
+    return Source(
+        kind=kind,
+        balls_mm=np.concatenate([center_mm[None], center_mm + offsets]),
+        radii_mm=np.concatenate([[0.92 * radius], random.uniform(0.5, 0.8, extra) * radius]),
+        chi_ppm=chi_ppm,
+        inside_signal=float(inside_signal),
+        sub_region=sub_region,
+    )

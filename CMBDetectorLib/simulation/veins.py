@@ -1,0 +1,221 @@
+"""Cerebral veins as continuous trees, and their partial-volume map.
+
+A tree is the union of cheapest paths (Dijkstra) from many leaves to a root through a cost map of the anatomy, so
+veins join as they drain: medullary veins run radially to the ventricle and along its wall to the internal cerebral
+veins; cortical veins run in sulci and over the surface to a dural sinus. The radius follows Murray's law from the
+number of leaves upstream. This construction is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from skimage.graph import MCP_Geometric
+
+from CMBDetectorLib.simulation import heads
+from CMBDetectorLib.simulation.heads import Head, PlacedHead
+
+
+@dataclass(frozen=True, eq=False)
+class VeinTree:
+    """Nodes and the paths of all leaves to the root, in the undeformed head.
+
+    Attributes
+    ----------
+    nodes_mm : ndarray, shape (N, 3)
+        Positions, voxels = mm of the head.
+    parent : ndarray of int, shape (N,)
+        Next node downstream; a root is its own parent.
+    leaves : ndarray of int, shape (L,)
+        Node where each path starts.
+    leaf_radius_mm, largest_radius_mm : float
+    """
+
+    nodes_mm: npt.NDArray[np.float64]
+    parent: npt.NDArray[np.int64]
+    leaves: npt.NDArray[np.int64]
+    leaf_radius_mm: float
+    largest_radius_mm: float
+
+
+def grow_veins(head: Head, seed: int) -> tuple[VeinTree, ...]:
+    """Deep and superficial vein trees of a head; the same seed gives the same trees."""
+    random = np.random.default_rng(seed)
+    corner = np.maximum(np.argwhere(head.mars > 0).min(axis=0) - 14, 0)  # veins lie in and around the brain only
+    far = np.argwhere(head.mars > 0).max(axis=0) + 15
+    box = tuple(slice(a, b) for a, b in zip(corner, far, strict=True))
+    labels, mars = head.labels[box], head.mars[box]
+    tissue = mars > 0
+    ventricle = np.isin(labels, heads.VENTRICLES)
+    white = np.isin(labels, heads.WHITE_MATTER)
+    cortex = np.isin(labels, heads.CORTEX)
+    deep_gray = np.isin(labels, (*heads.THALAMUS, *heads.CAUDATE, *heads.PUTAMEN, *heads.PALLIDUM))
+    sinus = labels == heads.DURAL_SINUS
+    fluid = labels == heads.CSF
+    infratentorial = np.isin(mars, (1, 2))
+    to_ventricle = ndimage.distance_transform_edt(~ventricle)
+    to_tissue = ndimage.distance_transform_edt(~tissue)
+
+    blank = np.full(labels.shape, np.inf)
+    deep_cost = blank.copy()
+    deep_cost[white] = 1.0
+    deep_cost[deep_gray] = 1.3
+    deep_cost[cortex & (to_ventricle < 6)] = 6.0
+    deep_cost[ventricle | (fluid & (to_ventricle < 8))] = 0.9
+    deep_cost[(to_ventricle > 0) & (to_ventricle < 2) & (tissue | fluid)] = 0.25
+    thalami = np.argwhere(np.isin(labels, heads.THALAMUS)).mean(axis=0)
+    galen = _nearest(np.isfinite(deep_cost) & ~white, thalami + [0.0, -20.0, 4.0])
+    wm_leaves = white & (to_ventricle > 4) & (to_ventricle < 28)
+    deep = _grow(deep_cost, galen[None], [(wm_leaves, 420), (deep_gray, 60)], random, 0.21, 1.3)
+
+    surface_cost = blank.copy()
+    surface_cost[tissue] = 5.0
+    surface_cost[cortex | np.isin(labels, heads.CEREBELLUM_CORTEX)] = 2.5
+    surface_cost[fluid & (to_tissue < 6)] = 0.5
+    surface_cost[fluid & (to_tissue < 1.5)] = 0.3
+    surface_cost[sinus & (to_tissue < 12)] = 0.1
+    roots = np.argwhere(sinus & (to_tissue < 4))[::7]
+    sulci = cortex & (ndimage.distance_transform_edt(~white) < 2.0)
+    cerebellum = np.isin(labels, heads.CEREBELLUM_CORTEX)
+    surface = _grow(
+        surface_cost, roots, [(sulci, 1500), (cerebellum, 160), (infratentorial & ~cerebellum, 40)], random, 0.25, 1.5
+    )
+    return tuple(replace(tree, nodes_mm=tree.nodes_mm + corner) for tree in (deep, surface))
+
+
+def vein_points(
+    trees: tuple[VeinTree, ...], placed: PlacedHead, random: np.random.Generator, step_mm: float = 0.25
+) -> tuple[npt.NDArray, npt.NDArray]:
+    """Sample points that fill the veins of one person, and the volume each stands for.
+
+    Every person has another subset of the branches and another caliber.
+
+    Returns
+    -------
+    points_mm : ndarray, shape (N, 3)
+        In the scan's frame.
+    volumes_mm3 : ndarray, shape (N,)
+    """
+    points, volumes = [], []
+    for tree in trees:
+        keep = tree.leaves[random.random(len(tree.leaves)) < random.uniform(0.45, 1.0)]
+        flow = _leaves_upstream(tree.parent, keep)
+        caliber = random.uniform(0.75, 1.4)
+        radius = np.minimum(caliber * tree.leaf_radius_mm * flow ** (1 / 2.7), tree.largest_radius_mm)
+        edge = np.flatnonzero((flow > 0) & (tree.parent != np.arange(len(tree.parent))))
+        used = np.unique(np.concatenate([edge, tree.parent[edge]]))
+        scan = np.zeros_like(tree.nodes_mm)
+        scan[used] = placed.scan_points(tree.nodes_mm[used])
+        start, end = scan[edge], scan[tree.parent[edge]]
+        length = np.linalg.norm(end - start, axis=1)
+        area = np.pi * radius[edge] ** 2
+        per_edge = np.maximum(1, np.ceil(length * area / step_mm**3 * 2)).astype(int)
+        per_edge = np.maximum(per_edge, np.ceil(length / step_mm).astype(int))
+        which = np.repeat(np.arange(len(edge)), per_edge)
+        along = random.random(len(which))
+        offset = random.normal(size=(len(which), 3))
+        direction = (end - start) / np.maximum(length, 1e-6)[:, None]
+        offset -= (offset * direction[which]).sum(axis=1, keepdims=True) * direction[which]
+        offset /= np.maximum(np.linalg.norm(offset, axis=1, keepdims=True), 1e-6)
+        offset *= (radius[edge][which] * np.sqrt(random.random(len(which))))[:, None]
+        points.append(start[which] + along[:, None] * (end - start)[which] + offset)
+        volumes.append((area * length / per_edge)[which])
+    return np.concatenate(points), np.concatenate(volumes)
+
+
+def splat(
+    points_mm: npt.NDArray,
+    volumes_mm3: npt.NDArray,
+    origin_mm: npt.NDArray,
+    spacing_mm: npt.NDArray,
+    shape: tuple[int, int, int],
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Volume fraction (0-1) of the voxels of a grid, by trilinear splatting of sample points."""
+    index = torch.from_numpy(((points_mm - origin_mm) / spacing_mm).astype(np.float32)).to(device)
+    weight = torch.from_numpy((volumes_mm3 / np.prod(spacing_mm)).astype(np.float32)).to(device)
+    low = torch.floor(index)
+    part = index - low
+    low = low.long()
+    size = torch.tensor(shape, device=index.device)
+    fraction = torch.zeros(int(np.prod(shape)), device=index.device)
+    for corner in range(8):
+        offset = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1], device=index.device)
+        place = low + offset
+        share = torch.where(offset.bool(), part, 1 - part).prod(dim=1) * weight
+        inside = ((place >= 0) & (place < size)).all(dim=1)
+        flat = (place[:, 0] * shape[1] + place[:, 1]) * shape[2] + place[:, 2]
+        fraction.index_add_(0, flat[inside], share[inside])
+    return fraction.view(shape).clamp_(0, 1)
+
+
+def _nearest(mask: npt.NDArray[np.bool_], point: npt.NDArray) -> npt.NDArray[np.int64]:
+    places = np.argwhere(mask)
+    return places[np.argmin(((places - point) ** 2).sum(axis=1))]
+
+
+def _grow(
+    cost: npt.NDArray,
+    roots: npt.NDArray,
+    leaf_regions: list[tuple[npt.NDArray[np.bool_], int]],
+    random: np.random.Generator,
+    leaf_radius_mm: float,
+    largest_radius_mm: float,
+) -> VeinTree:
+    """Cheapest-path tree from leaves drawn in regions (mask, count) to the roots."""
+    rough = ndimage.zoom(random.normal(size=[int(np.ceil(n / 4)) + 1 for n in cost.shape]), 4, order=1)
+    rough = rough[tuple(slice(n) for n in cost.shape)]
+    box = ndimage.find_objects(np.isfinite(cost).astype(np.int8))[0]
+    corner = np.array([part.start for part in box])
+    graph = MCP_Geometric((cost * np.exp(0.5 * rough) + 0.02)[box])
+    graph.find_costs([tuple(root - corner) for root in roots])
+    edges: list[npt.NDArray] = []
+    starts: list[int] = []
+    shape = cost.shape
+    for region, count in leaf_regions:
+        places = np.argwhere(region & np.isfinite(cost))
+        for leaf in places[random.choice(len(places), size=min(count, len(places)), replace=False)]:
+            try:
+                path = np.array(graph.traceback(tuple(leaf - corner)))[::-1] + corner
+            except ValueError:  # a pocket that no root reaches
+                continue
+            if len(path) < 4:
+                continue
+            flat = np.ravel_multi_index(tuple(path.T), shape)
+            edges.append(np.stack([flat[:-1], flat[1:]], axis=1))
+            starts.append(int(flat[0]))
+    joined = np.concatenate(edges)
+    ids = np.unique(joined)
+    child, first = np.unique(joined[:, 0], return_index=True)
+    parent = np.arange(len(ids))
+    parent[np.searchsorted(ids, child)] = np.searchsorted(ids, joined[first, 1])
+    leaves = np.searchsorted(ids, np.array(starts))
+    nodes = np.stack(np.unravel_index(ids, shape), axis=1).astype(float)
+    nodes += random.uniform(-0.3, 0.3, nodes.shape)
+    return VeinTree(_smooth(nodes, parent, leaves), parent, leaves, leaf_radius_mm, largest_radius_mm)
+
+
+def _leaves_upstream(parent: npt.NDArray, leaves: npt.NDArray) -> npt.NDArray[np.float64]:
+    """Number of leaves that drain through each node."""
+    flow = np.zeros(len(parent))
+    at = leaves.copy()
+    while len(at):
+        np.add.at(flow, at, 1.0)
+        at = parent[at[parent[at] != at]]
+    return flow
+
+
+def _smooth(nodes: npt.NDArray, parent: npt.NDArray, leaves: npt.NDArray, rounds: int = 12) -> npt.NDArray:
+    """Take the voxel staircase out of a tree: each node moves toward its parent and its main child."""
+    flow = _leaves_upstream(parent, leaves)
+    order = np.argsort(flow)
+    main_child = np.arange(len(parent))
+    moving = order[parent[order] != order]
+    main_child[parent[moving]] = moving  # the largest inflow is written last
+    for _ in range(rounds):
+        nodes = 0.5 * nodes + 0.25 * nodes[parent] + 0.25 * nodes[main_child]
+    return nodes

@@ -1,0 +1,157 @@
+"""What one training run does: plain dataclasses, read from a JSON file with the same names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.networks.anchors import MULTIPLE
+
+Progress = Callable[[str, float, str], None]  # stage, share done 0-1, message
+T = TypeVar("T", bound="Training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Options that both networks share.
+
+    Attributes
+    ----------
+    out : Path
+        Folder for ``checkpoint.pt`` and ``log.csv``; a run that finds its checkpoint there goes on from it.
+    cases : Path
+        Folder of simulated case folders (``python -m CMBDetectorLib simulate``).
+    cache : Path
+        Folder for the preprocessed cases; made once, used again.
+    split : str
+        Which heads to take cases from: ``train``, ``validation`` or ``test``; ``all`` takes every case.
+    steps : int
+        Length of the learning-rate schedule, and of the run.
+    minutes : float or None
+        Stop after this wall time with a checkpoint, to be continued; None runs all steps.
+    batch : int
+        Crops per step.
+    learning_rate, weight_decay, warmup : float
+        Peak rate and decay of AdamW; share of the steps over which the rate rises before its cosine fall.
+    gradient_clip : float
+        Largest norm of the gradient.
+    average : float
+        Decay of the running average of the weights, which is what is evaluated and exported.
+    checkpoint_minutes : float
+        Wall time between checkpoints.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    bfloat16 : bool
+        Compute convolutions in bfloat16.
+    loaders : int
+        Threads that prepare the next batches.
+    """
+
+    out: Path
+    cases: Path
+    cache: Path
+    split: str = "train"
+    seed: int = 0
+    steps: int = 4000
+    minutes: float | None = None
+    batch: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    gradient_clip: float = 5.0
+    average: float = 0.998
+    checkpoint_minutes: float = 5.0
+    device: str = "auto"
+    bfloat16: bool = True
+    loaders: int = 1
+
+    @classmethod
+    def from_json(cls: type[T], path: Path) -> T:
+        """Read a run's options; raises `InputError` that names the file and the option which is wrong."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise InputError(f"{path} cannot be read as JSON: {problem}.") from None
+        known = {field.name: field for field in fields(cls)}
+        if unknown := sorted(set(values) - set(known)):
+            raise InputError(f"{path} has the unknown option '{unknown[0]}'; known are {', '.join(known)}.")
+        if missing := sorted({"out", "cases", "cache"} - set(values)):
+            raise InputError(f"{path} lacks the option '{missing[0]}'.")
+        # Lists and strings of JSON become the tuples and paths of the fields.
+        for name, value in values.items():
+            if str(known[name].type).startswith("Path") and value is not None:
+                values[name] = Path(value)
+            elif isinstance(value, list):
+                values[name] = tuple(value)
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorTraining(Training):
+    """Options of the detector; the switches are the paper's variants RPN, RPN+FFM, RPN+FFM+HSPL.
+
+    Attributes
+    ----------
+    ffm, hspl : bool
+        Feature Fusion Module; Hard Sample Prototype Learning.
+    crop : tuple of int
+        Voxels along R, A, S (0.5 x 0.5 x 1 mm); R and A equal, multiples of (32, 32, 16).
+    hardest : int
+        Hardest negative cells per crop that enter L_cls.
+    box_weight, prototype_weight : float
+        Weights of L_reg and L_con beside L_cls.
+    least_diameter_mm, least_contrast : float
+        Lesions that are smaller or fainter are neither taught nor punished.
+    without_phase : float
+        Share of crops whose phase channel is emptied, so that SWI alone works too.
+    """
+
+    ffm: bool = True
+    hspl: bool = True
+    crop: tuple[int, int, int] = (128, 128, 64)
+    hardest: int = 16
+    box_weight: float = 1.0
+    prototype_weight: float = 0.1
+    least_diameter_mm: float = 1.5
+    least_contrast: float = 0.1
+    without_phase: float = 0.2
+
+    def __post_init__(self) -> None:
+        r, a, s = self.crop
+        if r != a or r % MULTIPLE[0] or s % MULTIPLE[2]:
+            raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterTraining(Training):
+    """Options of the segmenter.
+
+    Attributes
+    ----------
+    heads : Path or None
+        Folder of ``NN_labels.nii.gz`` and ``NN_mars.nii.gz`` for domain-randomized images; None trains on rendered
+        cases alone.
+    coordinates : bool
+        Read the coordinate channels.
+    patch : tuple of int
+        Voxels along R, A, S (2 mm), multiples of 16; large enough for a head.
+    rendered : float
+        Share of samples that are rendered cases; the rest are domain-randomized.
+    side_weight : float
+        Weight of the side's loss beside cross-entropy and Dice.
+    """
+
+    heads: Path | None = None
+    coordinates: bool = True
+    batch: int = 2
+    patch: tuple[int, int, int] = (96, 112, 80)
+    rendered: float = 0.5
+    side_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if any(n % 16 or n < 32 for n in self.patch):
+            raise InputError(f"The patch is {self.patch}; its sizes must be multiples of 16, at least 32.")

@@ -1,0 +1,236 @@
+"""Simulated cases as the detector's training crops: preprocessed once, cached, cropped and augmented.
+
+The batch of a step depends on the seed and the step alone. Half of a batch holds lesions, half does not (Kim et al.
+2023); augmentation is ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from CMBDetectorLib import phase as phase_module
+from CMBDetectorLib import preprocessing
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
+from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
+from CMBDetectorLib.training.split import heads_of
+from CMBDetectorLib.training.targets import Lesions, assign
+from CMBDetectorLib.volume import Volume, read_volume
+
+Array = npt.NDArray[np.float32]
+FAR_MM = 10.0  # lesions this far outside a crop still reach into it
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One preprocessed case.
+
+    Attributes
+    ----------
+    image : ndarray
+        (2, R, A, S) float16, mapped from the cache file: the system keeps in memory what fits.
+    lesions : Lesions
+        Centers in mm from the center of voxel 0 of `image`.
+    mimic_mm : ndarray
+        (M, 3), likewise.
+    """
+
+    image: npt.NDArray[np.float16]
+    lesions: Lesions
+    mimic_mm: npt.NDArray[np.float64]
+
+
+def case_folders(config: Training) -> list[Path]:
+    """Folders of simulated cases whose head belongs to the part that is trained on; `InputError` without any."""
+    heads = heads_of(config.split)
+    folders = sorted(path.parent for path in config.cases.glob("*/truth.json"))
+    chosen = [folder for folder in folders if config.split == "all" or truth_of(folder)["head"] in heads]
+    if not chosen:
+        raise InputError(
+            f"{config.cases} has no simulated case of the heads {', '.join(heads)}. "
+            "Make some with 'python -m CMBDetectorLib simulate'."
+        )
+    return chosen
+
+
+def truth_of(folder: Path) -> dict[str, Any]:
+    """Content of a case's ``truth.json``."""
+    content: dict[str, Any] = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    return content
+
+
+def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
+    """Preprocess what the cache lacks and open all cases of the run's heads."""
+    folders = case_folders(config)
+    cases = []
+    for n, folder in enumerate(folders):
+        progress("prepare", n / len(folders), folder.name)
+        image, ijk_to_ras = _cached(folder, config.cache)
+        truth = truth_of(folder)
+        lesions = truth["lesions"] + truth["faint"]
+        diameter_mm = np.array([lesion["diameter_mm"] for lesion in lesions], float)
+        contrast = np.array([lesion["contrast"] for lesion in lesions], float)
+        counts = (diameter_mm >= config.least_diameter_mm) & (np.abs(contrast) >= config.least_contrast)
+        counts &= np.arange(len(lesions)) < len(truth["lesions"])
+        centers_mm = _from_voxel_0_mm([lesion["center_ras_mm"] for lesion in lesions], ijk_to_ras)
+        mimic_mm = _from_voxel_0_mm([mimic["center_ras_mm"] for mimic in truth["mimics"]], ijk_to_ras)
+        cases.append(Case(image, Lesions(centers_mm, diameter_mm, counts), mimic_mm))
+    return cases
+
+
+def _cached(folder: Path, cache: Path) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float64]]:
+    """Give the detector's input of a case, from the cache or made now, and its ijk_to_ras."""
+    image_file, geometry_file = cache / f"{folder.name}.npy", cache / f"{folder.name}.json"
+    if not is_fresh(geometry_file, folder):
+        made = detector_input(folder)
+        cache.mkdir(parents=True, exist_ok=True)
+        np.save(image_file, made.array.astype(np.float16))
+        geometry_file.write_text(json.dumps(made.ijk_to_ras.tolist()), encoding="utf-8")
+    return np.load(image_file, mmap_mode="r"), np.array(json.loads(geometry_file.read_text(encoding="utf-8")))
+
+
+def is_fresh(cached: Path, folder: Path) -> bool:
+    """Whether a cached file is younger than its case and than the preprocessing that made it."""
+    sources = [folder / "truth.json", Path(preprocessing.__file__), Path(phase_module.__file__)]
+    return cached.exists() and cached.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+
+
+def detector_input(folder: Path) -> preprocessing.NetworkInput:
+    """Give a simulated case as the detector reads it, its brain taken from the true regions."""
+    swi, phase = read_volume(folder / "swi.nii.gz"), read_volume(folder / "phase.nii.gz")
+    brain = preprocessing.brain_mask(read_volume(folder / "mars.nii.gz"))
+    polarity = "bright" if truth_of(folder)["paramagnetic_sign"] > 0 else "dark"
+    prepared = phase_module.prepare(phase, swi, brain, polarity)
+    return preprocessing.detector_input(swi, prepared.volume, brain)
+
+
+def _from_voxel_0_mm(ras_mm: Sequence[Sequence[float]], ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """RAS points as mm from the center of voxel 0 along the grid's own axes, (N, 3)."""
+    grid = Volume(np.empty((0, 0, 0)), ijk_to_ras)
+    return grid.ijk_of(np.reshape(np.asarray(ras_mm, float), (-1, 3))) * SPACING_MM
+
+
+def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -> dict[str, Tensor]:
+    """Make the batch of one step: crops with lesions first, as many without.
+
+    Returns
+    -------
+    dict of Tensor
+        ``image`` (B, 2, R, A, S), ``label`` (B, 3, r, a, s), ``boxes`` (B, 3, 4, r, a, s), ``with_lesions`` (B,).
+    """
+    rng = np.random.default_rng((config.seed, step))
+    images, labels, boxes, present = [], [], [], []
+    cells = tuple(size // stride for size, stride in zip(config.crop, STRIDE, strict=True))
+    for n in range(config.batch):
+        image, lesions = draw_crop(cases, config, rng, with_lesions=n < config.batch / 2)
+        image, lesions = turn(image, lesions, rng)
+        label, box = assign((cells[0], cells[1], cells[2]), lesions)
+        images.append(vary(image, config.without_phase, rng))
+        labels.append(label)
+        boxes.append(box)
+        present.append(lesions.present)
+    return {
+        "image": torch.from_numpy(np.stack(images)), "label": torch.from_numpy(np.stack(labels)),
+        "boxes": torch.from_numpy(np.stack(boxes)), "with_lesions": torch.tensor(present),
+    }
+
+
+def draw_crop(
+    cases: Sequence[Case], config: DetectorTraining, rng: np.random.Generator, *, with_lesions: bool
+) -> tuple[Array, Lesions]:
+    """Cut a crop around a random lesion, or one around a random mimic or place in the brain that holds no lesion.
+
+    Returns
+    -------
+    image : ndarray
+        (2, R, A, S) float32 of ``config.crop`` voxels.
+    lesions : Lesions
+        Those in and near the crop; ones outside do not count.
+    """
+    size_mm = np.array(config.crop) * SPACING_MM
+    having = [case for case in cases if case.lesions.present]
+    if with_lesions and having:
+        case = having[int(rng.integers(len(having)))]
+        center_mm = rng.choice(case.lesions.center_mm[case.lesions.counts])
+        return cut(case, center_mm + rng.uniform(-0.4, 0.4, 3) * size_mm, config.crop)
+    image, lesions = np.empty(0, np.float32), None
+    for _ in range(20):  # a case full of lesions may have no free place: then its last crop is taken as it is
+        case = cases[int(rng.integers(len(cases)))]
+        if len(case.mimic_mm) and rng.random() < 0.5:
+            center_mm = rng.choice(case.mimic_mm) + rng.uniform(-0.4, 0.4, 3) * size_mm
+        else:
+            center_mm = _place_in_brain(case, rng)
+        image, lesions = cut(case, center_mm, config.crop)
+        if not lesions.present:
+            break
+    assert lesions is not None
+    return image, lesions
+
+
+def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Choose a random voxel of the brain (the image is 0 outside it), mm from voxel 0."""
+    place = rng.integers(case.image.shape[1:])
+    for _ in range(50):
+        if case.image[(0, *place)] != 0:
+            break
+        place = rng.integers(case.image.shape[1:])
+    return place * np.array(SPACING_MM)
+
+
+def cut(case: Case, center_mm: npt.NDArray[np.float64], size: tuple[int, int, int]) -> tuple[Array, Lesions]:
+    """Cut the crop of a size (voxels) closest to a center that leaves the image as little as possible; zeros beyond."""
+    shape = np.array(case.image.shape[1:])
+    wanted = np.round(center_mm / SPACING_MM).astype(int) - np.array(size) // 2
+    start = np.clip(wanted, np.minimum(0, shape - size), np.maximum(0, shape - size))
+    inside = [slice(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, shape, strict=True)]
+    place = [slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True)]
+    image = np.zeros((2, *size), np.float32)
+    image[:, place[0], place[1], place[2]] = case.image[:, inside[0], inside[1], inside[2]]
+
+    shifted_mm = case.lesions.center_mm - start * SPACING_MM
+    beyond_mm = np.maximum(-shifted_mm, shifted_mm - (np.array(size) - 1) * SPACING_MM).max(axis=1, initial=-np.inf)
+    near = beyond_mm < FAR_MM
+    counts = case.lesions.counts & (beyond_mm <= 0)
+    return image, Lesions(shifted_mm[near], case.lesions.diameter_mm[near], counts[near])
+
+
+def turn(image: Array, lesions: Lesions, rng: np.random.Generator) -> tuple[Array, Lesions]:
+    """Random flips, and R and A exchanged: together every turn by 90 degrees about S.
+
+    S stays the axis of B0, so a lesion's dipole pattern remains one that physics allows.
+    """
+    center_mm = lesions.center_mm.copy()
+    if rng.random() < 0.5:
+        image, center_mm = image.swapaxes(1, 2), center_mm[:, [1, 0, 2]]
+    for axis in range(3):
+        if rng.random() < 0.5:
+            image = np.flip(image, axis + 1)
+            center_mm[:, axis] = (image.shape[axis + 1] - 1) * SPACING_MM[axis] - center_mm[:, axis]
+    return image, Lesions(center_mm, lesions.diameter_mm, lesions.counts)
+
+
+def vary(image: Array, without_phase: float, rng: np.random.Generator) -> Array:
+    """Random contrast, gamma, blur and noise of a crop (2, R, A, S); outside the brain stays 0."""
+    swi, phase = image
+    brain = swi != 0
+    swi = swi * rng.uniform(0.7, 1.3)
+    swi = np.maximum(swi + 1, 0) ** rng.uniform(0.8, 1.25) - 1
+    phase = phase * rng.uniform(0.7, 1.4)
+    if rng.random() < 0.2:
+        sigma = rng.uniform(0.3, 0.8)
+        swi, phase = (ndimage.gaussian_filter(channel, (sigma, sigma, 0)) for channel in (swi, phase))
+    swi = swi + rng.uniform(0, 0.08) * rng.standard_normal(swi.shape, np.float32)
+    phase = phase + rng.uniform(0, 0.08) * rng.standard_normal(phase.shape, np.float32)
+    if rng.random() < without_phase:
+        phase = np.zeros_like(phase)
+    return np.clip(np.stack((swi, phase)) * brain, -1, 1).astype(np.float32)

@@ -1,0 +1,53 @@
+"""Training of the detector; its switches are the paper's variants RPN, RPN+FFM and RPN+FFM+HSPL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from CMBDetectorLib.networks.detector import FEATURES, Detector
+from CMBDetectorLib.networks.prototypes import Prototypes
+from CMBDetectorLib.training.config import DetectorTraining, Progress
+from CMBDetectorLib.training.data import detector_batch, load_cases
+from CMBDetectorLib.training.loop import fit
+from CMBDetectorLib.training.losses import box_loss, hard_samples, objectness_loss
+
+
+class DetectorObjective(nn.Module):
+    """The detector with what only training needs; answers a batch with its weighted losses.
+
+    Attributes
+    ----------
+    network : Detector
+    prototypes : Prototypes or None
+        None without HSPL.
+    """
+
+    def __init__(self, config: DetectorTraining) -> None:
+        super().__init__()
+        self.network = Detector(config.ffm)
+        self.prototypes = Prototypes(FEATURES) if config.hspl else None
+        self.config = config
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """L_cls + L_reg + L_con (Kim et al. 2023), each weighted; `batch` comes from `data.detector_batch`."""
+        features = self.network.forward_features(batch["image"].contiguous(memory_format=torch.channels_last_3d))
+        logits, boxes = (answer.float() for answer in self.network.head(features))
+        losses = {
+            "objectness": objectness_loss(logits, batch["label"], self.config.hardest),
+            "box": self.config.box_weight * box_loss(boxes, batch["boxes"], batch["label"]),
+        }
+        if self.prototypes is not None:
+            vectors, kind = hard_samples(features, logits, batch["label"], batch["with_lesions"])
+            losses["prototype"] = self.config.prototype_weight * self.prototypes(vectors, kind)
+        return losses
+
+
+def train_detector(config: DetectorTraining, progress: Progress) -> Path:
+    """Train, or go on training, and return the checkpoint (`export.export_model` makes a model of it)."""
+    cases = load_cases(config, progress)
+    torch.manual_seed(config.seed)
+    objective = DetectorObjective(config)
+    return fit(objective, lambda step: detector_batch(cases, config, step), config, progress, cases=len(cases))

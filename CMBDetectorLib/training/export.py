@@ -1,0 +1,161 @@
+"""From a checkpoint to a model: TorchScript of the averaged weights, and the manifest that belongs to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from CMBDetectorLib import __version__
+from CMBDetectorLib.errors import InputError, OutputError
+from CMBDetectorLib.networks.detector import Detector
+from CMBDetectorLib.networks.segmenter import Segmenter
+from CMBDetectorLib.training.split import heads_of
+
+NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "detector": lambda config: Detector(config["ffm"]),
+    "segmenter": lambda config: Segmenter(config["coordinates"]),
+}
+
+CONTRACTS: dict[str, dict[str, Any]] = {
+    "detector": {
+        "input": {
+            "shape": "(B, 2, R, A, S), R and A multiples of 32, S of 16",
+            "orientation": "RAS",
+            "spacing_mm": [0.5, 0.5, 1.0],
+            "channels": ["SWI", "phase"],
+            "normalization": "SWI over its local brain mean, minus 1; phase, high-pass filtered, paramagnetic "
+            "positive, over pi, or zeros without phase; both clipped to [-1, 1] and 0 outside the brain",
+        },
+        "output": {
+            "logits": "(B, 3, R/4, A/4, S/2): objectness of anchors of 2.5, 5 and 10 mm before the sigmoid",
+            "boxes": "(B, 3, 4, R/4, A/4, S/2): offset along R, A, S in anchor diameters, log(diameter / anchor)",
+        },
+    },
+    "segmenter": {
+        "input": {
+            "shape": "(B, 4, R, A, S), multiples of 16",
+            "orientation": "RAS",
+            "spacing_mm": [2.0, 2.0, 2.0],
+            "channels": ["SWI", "R", "A", "S"],
+            "normalization": "SWI as z-score over the head, clipped to [-3, 3]; coordinates relative to the head's "
+            "centroid, in units of 100 mm",
+        },
+        "output": {
+            "logits": "(B, 15, R, A, S): 14 classes (0 none, 1-13 MARS sub-regions; softmax), left side (sigmoid)"
+        },
+    },
+}
+
+SMALLEST_INPUT = {"detector": (1, 2, 64, 32, 32), "segmenter": (1, 4, 32, 16, 48)}
+TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
+DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
+
+
+def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: float | None = None) -> Path:
+    """Write ``<name>.pt`` and ``<name>.json``.
+
+    Parameters
+    ----------
+    name : str
+        ``detector`` or ``segmenter``.
+    checkpoint : Path
+        From `CMBDetectorLib.training.loop.fit`; the running average of the weights is exported.
+    models_dir : Path
+        Folder for both files.
+    threshold : float or None
+        Probability that is reported by default (detector); evaluation sets it on validation heads.
+
+    Returns
+    -------
+    Path
+        The manifest. Its ``figures`` are empty until evaluation fills them (`update_manifest`).
+
+    Raises
+    ------
+    InputError
+        The checkpoint is unreadable or of another network.
+    OutputError
+        The script does not compute what the module computes.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network = NETWORKS[name](state["config"])
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
+        network.load_state_dict(weights)
+    except (OSError, RuntimeError, KeyError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
+
+    models_dir.mkdir(parents=True, exist_ok=True)
+    path = models_dir / f"{name}.pt"
+    script(network.eval(), torch.rand(SMALLEST_INPUT[name]), path)
+    manifest = {
+        "name": name,
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "format": "TorchScript",
+        "torch": torch.__version__,
+        **CONTRACTS[name],
+        "threshold": (threshold or DEFAULT_THRESHOLD) if name == "detector" else None,
+        "training": {
+            "config": _without_folders(state["config"]),
+            "heads": heads_of(state["config"]["split"]),
+            "cases": state["cases"],
+            "steps": state["step"],
+            "minutes": round(state["seconds"] / 60, 1),
+            "seed": state["config"]["seed"],
+            "simulator": __version__,
+        },
+        "figures": {},
+        "license": "Apache-2.0",
+        "origin": "Trained by this project on simulated scans of SynthSeg's label maps (Billot et al. 2023); "
+        "architecture after Kim et al. (arXiv 2306.13020), which published no code or weights.",
+        "limits": "Trained on simulated lesions in simulated scans; not validated on patients. Research use only.",
+        "created": date.today().isoformat(),
+    }
+    return write_manifest(models_dir / f"{name}.json", manifest)
+
+
+def script(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Save a module as TorchScript after checking, on the reloaded file, that it still computes the same."""
+    part = path.with_suffix(".part")
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript
+        torch.jit.save(torch.jit.script(network), str(part))
+        expected, found = network(example), torch.jit.load(str(part))(example)
+    pairs = [(expected, found)] if isinstance(expected, Tensor) else list(zip(expected, found, strict=True))
+    difference = max(float((a - b).abs().max()) for a, b in pairs)
+    if not difference < TOLERANCE:
+        part.unlink()
+        raise OutputError(f"{path} was not written: the script differs from its network by {difference:.2g}.")
+    os.replace(part, path)
+
+
+def update_manifest(path: Path, *, figures: dict[str, Any], threshold: float | None = None) -> Path:
+    """Add what evaluation found, and the threshold that it chose, to a manifest."""
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["figures"] = {**manifest["figures"], **figures}
+    if threshold is not None:
+        manifest["threshold"] = threshold
+    return write_manifest(path, manifest)
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> Path:
+    """Write a manifest as JSON and return its path."""
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Drop where this run's files lay: it is nobody's business and repeats nothing."""
+    return {name: value for name, value in config.items() if name not in ("out", "cases", "cache", "heads")}

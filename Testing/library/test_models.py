@@ -1,0 +1,127 @@
+"""Models on disk: exported, verified, loaded, refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from CMBDetectorLib import models
+from CMBDetectorLib.errors import InputError, ModelError
+from CMBDetectorLib.networks.detector import Detector
+from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
+from CMBDetectorLib.training.detector import DetectorObjective
+from CMBDetectorLib.training.export import export_model, update_manifest
+from CMBDetectorLib.training.loop import fit
+from CMBDetectorLib.training.segmenter import SegmenterObjective
+
+
+def untrained(config: Training, objective: torch.nn.Module) -> Path:
+    return fit(objective, lambda step: {}, config, lambda stage, share, message: None)
+
+
+@pytest.fixture(scope="module")
+def trained_nowhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both networks with random weights, exported."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    detector = DetectorTraining(out=folder / "d", cases=folder, cache=folder, steps=0)
+    export_model("detector", untrained(detector, DetectorObjective(detector)), folder)
+    segmenter = SegmenterTraining(out=folder / "s", cases=folder, cache=folder, steps=0)
+    export_model("segmenter", untrained(segmenter, SegmenterObjective(segmenter)), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(trained_nowhere: Path, tmp_path: Path) -> Path:
+    for name in ("detector.pt", "detector.json"):
+        (tmp_path / name).write_bytes((trained_nowhere / name).read_bytes())
+    return tmp_path
+
+
+def test_an_exported_detector_computes_what_was_trained(trained_nowhere: Path) -> None:
+    state = torch.load(trained_nowhere / "d" / "checkpoint.pt", weights_only=True)
+    weights = {k.removeprefix("network."): v for k, v in state["average"].items() if k.startswith("network.")}
+    network = Detector().eval()
+    network.load_state_dict(weights)
+    model = models.load_model("detector", device="cpu", models_dir=trained_nowhere)
+    x = torch.randn(1, 2, 64, 64, 32)
+    with torch.inference_mode():
+        expected, _ = network(x)
+        found, boxes = model.module(x.to(model.dtype, memory_format=torch.channels_last_3d))
+    assert boxes.shape == (1, 3, 4, 16, 16, 16)
+    # bfloat16 keeps 8 bits of a logit near -4.6
+    assert torch.allclose(expected, found.float(), atol=1e-4 if model.dtype == torch.float32 else 0.1)
+
+
+def test_the_segmenter_loads_and_answers(trained_nowhere: Path) -> None:
+    model = models.load_model("segmenter", device="cpu", models_dir=trained_nowhere)
+    with torch.inference_mode():
+        assert model.module(torch.zeros(1, 4, 32, 16, 48, dtype=model.dtype)).shape == (1, 15, 32, 16, 48)
+
+
+def test_a_manifest_says_what_the_network_reads_and_how_it_was_made(trained_nowhere: Path) -> None:
+    manifest = json.loads((trained_nowhere / "detector.json").read_text())
+    assert manifest["input"]["spacing_mm"] == [0.5, 0.5, 1.0]
+    assert manifest["training"]["config"]["hspl"] is True
+    assert not set(manifest["training"]["heads"]) & {"09", "10", "15", "20"}  # test heads
+    assert str(trained_nowhere) not in json.dumps(manifest)
+
+
+def test_evaluation_can_add_figures_and_a_threshold(copy: Path) -> None:
+    update_manifest(copy / "detector.json", figures={"validation": {"sensitivity": 0.5}}, threshold=0.35)
+    model = models.load_model("detector", device="cpu", models_dir=copy)
+    assert model.manifest["threshold"] == 0.35
+    assert model.manifest["figures"]["validation"]["sensitivity"] == 0.5
+
+
+def test_the_description_names_device_format_and_threads(copy: Path) -> None:
+    model = models.load_model("detector", device="cpu", models_dir=copy)
+    kind = str(model.dtype).removeprefix("torch.")
+    assert model.description == f"cpu, {kind}, {torch.get_num_threads()} threads"
+
+
+def test_a_damaged_network_is_refused_by_name_before_it_is_loaded(copy: Path) -> None:
+    content = bytearray((copy / "detector.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "detector.pt").write_bytes(content)
+    with pytest.raises(ModelError, match=r"detector\.pt is damaged.*Install"):
+        models.load_model("detector", device="cpu", models_dir=copy)
+
+
+def test_a_network_that_torch_cannot_read_is_refused_by_name(copy: Path) -> None:
+    (copy / "detector.pt").write_bytes(b"not a network")
+    manifest = json.loads((copy / "detector.json").read_text())
+    manifest["sha256"] = hashlib.sha256(b"not a network").hexdigest()
+    (copy / "detector.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"cannot load the network .*detector\.pt"):
+        models.load_model("detector", device="cpu", models_dir=copy)
+
+
+@pytest.mark.parametrize("missing", ["detector.pt", "detector.json"])
+def test_a_missing_file_is_named(copy: Path, missing: str) -> None:
+    (copy / missing).unlink()
+    with pytest.raises(ModelError, match=missing):
+        models.load_model("detector", device="cpu", models_dir=copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"file": "detector.pt"}'])
+def test_a_manifest_that_says_nothing_is_refused(copy: Path, text: str) -> None:
+    (copy / "detector.json").write_text(text)
+    with pytest.raises(ModelError, match=r"detector\.json"):
+        models.load_model("detector", device="cpu", models_dir=copy)
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_an_error_and_auto_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert models.choose_device("auto") == torch.device("cpu")
+    with pytest.raises(InputError, match="cuda"):
+        models.choose_device("cuda")
+
+
+def test_a_checkpoint_of_the_other_network_is_refused(trained_nowhere: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of the segmenter"):
+        export_model("segmenter", trained_nowhere / "d" / "checkpoint.pt", tmp_path)

@@ -1,0 +1,436 @@
+"""Training: targets, crops, augmentation, losses, and runs that go on where they stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from CMBDetectorLib.errors import Cancelled, InputError
+from CMBDetectorLib.networks import anchors
+from CMBDetectorLib.networks.prototypes import CMB, MIMIC
+from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
+from CMBDetectorLib.training.data import Case, cut, detector_batch, draw_crop, load_cases, turn, vary
+from CMBDetectorLib.training.detector import DetectorObjective, train_detector
+from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Head, Sample, random_rendered, random_sample, with_sides
+from CMBDetectorLib.training.loop import fit, learning_rate
+from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
+from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter
+from CMBDetectorLib.training.split import PARTS, heads_of
+from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE, Lesions, assign
+from CMBDetectorLib.volume import Volume, write_volume
+
+SMALL = (32, 32, 16)
+
+
+def silent(stage: str, share: float, message: str) -> None:
+    """Progress that nobody reads."""
+
+
+def lesions(*center_mm: tuple[float, float, float], diameter_mm: float = 4.0, counts: bool = True) -> Lesions:
+    n = len(center_mm)
+    return Lesions(np.reshape(np.array(center_mm, float), (n, 3)), np.full(n, diameter_mm), np.full(n, counts))
+
+
+def toy_case(centers_mm: list[tuple[float, float, float]], shape: tuple[int, int, int], diameter_mm: float) -> Case:
+    """Noise with dark balls."""
+    rng = np.random.default_rng(0)
+    image = 0.05 * rng.standard_normal((2, *shape))
+    axes = [np.arange(n) * spacing for n, spacing in zip(shape, anchors.SPACING_MM, strict=True)]
+    voxel_mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    for center_mm in centers_mm:
+        image[0] -= 0.7 * (np.linalg.norm(voxel_mm - center_mm, axis=-1) < diameter_mm / 2)
+    return Case(image.astype(np.float16), lesions(*centers_mm, diameter_mm=diameter_mm), np.empty((0, 3)))
+
+
+def detector_training(folder: Path, **options: object) -> DetectorTraining:
+    defaults: dict[str, object] = {"out": folder, "cases": folder, "cache": folder / "cache", "crop": SMALL, "batch": 2}
+    return DetectorTraining(**{**defaults, **options})  # type: ignore[arg-type]
+
+
+# --- which heads
+
+
+def test_no_head_is_in_two_parts() -> None:
+    parts = [set(heads_of(part)) for part in PARTS]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(heads_of("all")) == 15
+
+
+# --- options
+
+
+def test_options_are_read_from_json(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{"out": "o", "cases": "c", "cache": "k", "crop": [64, 64, 32], "hspl": false}')
+    config = DetectorTraining.from_json(file)
+    assert (config.out, config.crop, config.hspl) == (Path("o"), (64, 64, 32), False)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"out": "o", "cases": "c", "cache": "k", "epochs": 3}', "unknown option 'epochs'"),
+        ('{"out": "o", "cases": "c"}', "lacks the option 'cache'"),
+        ("{", "cannot be read as JSON"),
+        ('{"out": "o", "cases": "c", "cache": "k", "crop": [48, 48, 16]}', "48 x 48 x 16"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=said):
+        DetectorTraining.from_json(file)
+
+
+def test_the_learning_rate_rises_then_falls(tmp_path: Path) -> None:
+    config = detector_training(tmp_path, steps=100, warmup=0.1, learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert np.argmax(rates) in (9, 10)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[-1] < 0.02
+    assert all(np.diff(rates[10:]) < 0)
+
+
+# --- targets
+
+
+def test_a_lesion_teaches_the_closest_anchor_around_its_center() -> None:
+    label, boxes = assign((16, 16, 16), lesions((15.3, 14.2, 16.1), diameter_mm=4.5))
+    distance_mm = np.linalg.norm(anchors.cell_centers_mm((16, 16, 16)) - (15.3, 14.2, 16.1), axis=-1)
+    assert np.array_equal(label[1] == POSITIVE, distance_mm <= 1.8)
+    assert not (label[[0, 2]] == POSITIVE).any()
+    assert (label[:, (distance_mm > 1.8) & (distance_mm <= 4.75)] == IGNORED).all()
+    assert (label[:, distance_mm > 4.75] == NEGATIVE).all()
+    logits = torch.from_numpy(np.where(label == POSITIVE, 5.0, -5.0))
+    _, center_mm, diameter_mm = anchors.decode(logits, torch.from_numpy(boxes), 0.5)
+    assert np.allclose(center_mm, (15.3, 14.2, 16.1), atol=1e-5)
+    assert np.allclose(diameter_mm, 4.5)
+
+
+def test_every_lesion_has_a_cell_even_where_lesions_touch() -> None:
+    label, boxes = assign((8, 8, 8), lesions((7.0, 7.0, 7.0), (9.5, 7.0, 7.0), diameter_mm=2.0))
+    logits = torch.from_numpy(np.where(label == POSITIVE, 5.0, -5.0))
+    _, center_mm, _ = anchors.decode(logits, torch.from_numpy(boxes), 0.5)
+    assert set(np.round(center_mm[:, 0], 3)) == {7.0, 9.5}
+
+
+def test_a_faint_lesion_is_neither_taught_nor_punished() -> None:
+    label, _ = assign((8, 8, 8), lesions((7.0, 7.0, 7.0), diameter_mm=0.0, counts=False))
+    assert not (label == POSITIVE).any()
+    assert (label == IGNORED).any()
+
+
+def test_a_crop_without_lesions_is_negative_everywhere() -> None:
+    label, boxes = assign((4, 4, 4), lesions())
+    assert (label == NEGATIVE).all()
+    assert not boxes.any()
+
+
+# --- crops
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_turning_moves_centers_with_their_voxels(seed: int) -> None:
+    voxel = (5, 20, 3)
+    image = np.zeros((2, *SMALL), np.float32)
+    image[(0, *voxel)] = 1
+    center_mm = tuple(np.multiply(voxel, anchors.SPACING_MM))
+    turned, moved = turn(image, lesions((center_mm[0], center_mm[1], center_mm[2])), np.random.default_rng(seed))
+    found = np.unravel_index(turned[0].argmax(), SMALL)
+    assert np.allclose(moved.center_mm[0], np.multiply(found, anchors.SPACING_MM))
+
+
+def test_turning_reaches_all_sixteen_poses() -> None:
+    image = np.arange(2 * 32 * 32 * 16, dtype=np.float32).reshape(2, *SMALL)
+    poses = {turn(image, lesions(), np.random.default_rng(seed))[0].tobytes() for seed in range(200)}
+    assert len(poses) == 16
+
+
+@pytest.mark.parametrize("center_mm", [(10.0, 20.0, 15.0), (0.0, 0.0, 0.0), (99.0, 99.0, 99.0)])
+def test_a_crop_keeps_lesions_at_their_voxels(center_mm: tuple[float, float, float]) -> None:
+    case = toy_case([(10.0, 20.0, 15.0)], (40, 70, 30), diameter_mm=3)
+    case.image[:] = 0
+    case.image[0, 20, 40, 15] = 1
+    image, inside = cut(case, np.array(center_mm), SMALL)
+    for mm, counts in zip(inside.center_mm, inside.counts, strict=True):
+        voxel = np.round(mm / anchors.SPACING_MM).astype(int)
+        assert counts == bool(((voxel >= 0) & (voxel < SMALL)).all())
+        assert image[(0, *voxel)] == 1 if counts else image.max() == 0
+
+
+def test_a_case_smaller_than_the_crop_is_filled_with_zeros() -> None:
+    case = toy_case([(4.0, 4.0, 4.0)], (20, 20, 10), diameter_mm=3)
+    image, inside = cut(case, np.array([4.0, 4.0, 4.0]), SMALL)
+    assert image.shape == (2, *SMALL)
+    assert np.array_equal(np.sort(image[image != 0]), np.sort(case.image[case.image != 0].astype(np.float32)))
+    assert inside.present
+
+
+def test_half_of_a_batch_holds_lesions_and_half_does_not(tmp_path: Path) -> None:
+    case = toy_case([(8.0, 8.0, 8.0)], (96, 96, 48), diameter_mm=4)
+    config = detector_training(tmp_path, batch=4)
+    for step in range(5):
+        batch = detector_batch([case], config, step)
+        assert batch["with_lesions"].tolist() == [True, True, False, False]
+        assert ((batch["label"] == POSITIVE).flatten(1).any(1) == batch["with_lesions"]).all()
+
+
+def test_some_lesion_free_crops_lie_around_mimics(tmp_path: Path) -> None:
+    empty = toy_case([], (96, 96, 48), diameter_mm=4)
+    image = np.array(empty.image)
+    image[0] = 0.01
+    image[0, 80, 80, 40] = 1
+    case = Case(image, empty.lesions, np.array([[40.0, 40.0, 40.0]]))
+    rng = np.random.default_rng(0)
+    crops = [draw_crop([case], detector_training(tmp_path), rng, with_lesions=False)[0] for _ in range(40)]
+    assert sum(crop.max() == 1 for crop in crops) >= 10
+
+
+def test_variation_leaves_the_outside_of_the_brain_at_zero() -> None:
+    image = np.zeros((2, *SMALL), np.float32)
+    image[:, 8:24, 8:24, 4:12] = 0.1
+    for seed in range(10):
+        varied = vary(image, 0.5, np.random.default_rng(seed))
+        assert not varied[:, image[0] == 0].any()
+        assert np.abs(varied).max() <= 1
+
+
+def test_the_share_of_crops_without_phase_is_as_asked() -> None:
+    image = np.full((2, *SMALL), 0.1, np.float32)
+    empty = [not vary(image, 0.3, np.random.default_rng(seed))[1].any() for seed in range(200)]
+    assert 0.2 < np.mean(empty) < 0.4
+
+
+def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
+    case = toy_case([(8.0, 8.0, 8.0)], (64, 64, 32), diameter_mm=4)
+    config = detector_training(tmp_path)
+    once, again, later = (detector_batch([case], config, step)["image"] for step in (3, 3, 4))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, later)
+
+
+# --- simulated cases from disk
+
+
+def write_case(folder: Path, head: str, sign: int = 1) -> None:
+    """A ball of brain with a dark dot at RAS (4, 6, 9) mm, whose phase is positive where `sign` is."""
+    matrix = np.diag([1.0, 1.0, 2.0, 1.0])
+    matrix[:3, 3] = (-20, -20, -20)
+    axes = [np.arange(n) * step - 20 for n, step in zip((41, 41, 21), (1, 1, 2), strict=True)]
+    radius_mm = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
+    brain = radius_mm < 17
+    swi = np.where(brain, 800, 50).astype(np.int16)
+    swi[24, 26, 14:16] = 100
+    phase = np.zeros(swi.shape, np.int16)
+    phase[24, 26, 14:16] = 2000 * sign
+    phase[0, 0, 0], phase[0, 0, 1] = -4096, 4095
+    folder.mkdir()
+    for name, array in (("swi", swi), ("phase", phase), ("mars", (9 * brain).astype(np.uint8))):
+        write_volume(Volume(array, matrix), folder / f"{name}.nii.gz")
+    dot = {"center_ras_mm": [4.0, 6.0, 9.0], "diameter_mm": 2.5}
+    truth = {"head": head, "paramagnetic_sign": sign, "lesions": [dot], "faint": [], "mimics": []}
+    (folder / "truth.json").write_text(json.dumps(truth))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_simulated_case_is_loaded_with_its_lesion_in_place_and_its_phase_paramagnetic(
+    tmp_path: Path, sign: int
+) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0], sign)
+    (case,) = load_cases(detector_training(tmp_path), silent)
+    voxel = tuple(np.round(case.lesions.center_mm[0] / anchors.SPACING_MM).astype(int))
+    near = tuple(slice(v - 2, v + 3) for v in voxel)
+    assert case.lesions.present
+    assert case.image[0][near].min() == case.image[0].min() < -0.5
+    assert case.image[1][near].max() > 0.2
+
+
+def test_preprocessing_is_done_once(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    (first,) = load_cases(detector_training(tmp_path), silent)
+    (tmp_path / "a" / "swi.nii.gz").unlink()
+    (second,) = load_cases(detector_training(tmp_path), silent)
+    assert np.array_equal(first.image, second.image)
+
+
+def test_cases_of_other_heads_are_left_out(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("test")[0])
+    with pytest.raises(InputError, match="no simulated case"):
+        load_cases(detector_training(tmp_path), silent)
+
+
+# --- losses
+
+
+def test_objectness_costs_little_when_right_and_ignores_what_is_ignored() -> None:
+    label = torch.zeros(1, 3, 4, 4, 4, dtype=torch.int8)
+    label[0, 0, 1, 1, 1], label[0, 0, 2, 2, 2] = POSITIVE, IGNORED
+    right = torch.full(label.shape, -12.0)
+    right[0, 0, 1, 1, 1] = right[0, 0, 2, 2, 2] = 12.0
+    wrong = right.clone()
+    wrong[0, 0, 1, 1, 1] = -12.0
+    assert objectness_loss(right, label, 4).item() < 1e-4
+    assert objectness_loss(wrong, label, 4).item() == pytest.approx(12, rel=0.01)
+
+
+def test_the_hard_sample_of_a_lesion_free_crop_is_its_most_probable_cell() -> None:
+    features = torch.randn(2, 5, 3, 3, 3)
+    logits, label = torch.randn(2, 3, 3, 3, 3), torch.zeros(2, 3, 3, 3, 3, dtype=torch.int8)
+    label[0, 1, 0, 2, 1] = POSITIVE
+    logits[0, 0, 0, 0, 0] = 90  # in the crop with a lesion: no mimic is taken from it
+    logits[1, 2, 2, 0, 1] = 50
+    vectors, kind = hard_samples(features, logits, label, torch.tensor([True, False]))
+    assert kind.tolist() == [CMB, MIMIC]
+    assert torch.equal(vectors, torch.stack((features[0, :, 0, 2, 1], features[1, :, 2, 0, 1])))
+
+
+def test_region_loss_vanishes_for_the_truth_only() -> None:
+    label = torch.randint(0, 14, (1, 4, 4, 4))
+    sure = 30.0 * torch.nn.functional.one_hot(label, 14).movedim(-1, 1)
+    assert region_loss(sure, label).item() < 1e-4
+    assert region_loss(sure.roll(1, dims=1), label).item() > 10
+
+
+def test_the_side_counts_inside_the_brain_only() -> None:
+    logit = torch.tensor([20.0, -20.0]).reshape(1, 2, 1, 1)
+    left = torch.ones(1, 2, 1, 1)
+    assert side_loss(logit, left, torch.tensor([5, 0]).reshape(1, 2, 1, 1)).item() < 1e-6
+
+
+# --- runs
+
+
+def test_a_detector_learns_dark_balls_and_finds_them_within_a_millimeter_and_a_half(tmp_path: Path) -> None:
+    centers = [(7.0, 9.0, 6.0), (22.0, 10.0, 21.0), (9.0, 24.0, 20.0)]
+    with_balls, without = toy_case(centers, (64, 64, 32), 4.0), toy_case([], (64, 64, 32), 4.0)
+    config = detector_training(tmp_path, steps=50, crop=(64, 64, 32), learning_rate=4e-3, average=0.8)
+    torch.manual_seed(0)
+    objective = DetectorObjective(config)
+    cells, boxes = assign((16, 16, 16), with_balls.lesions)
+    empty, _ = assign((16, 16, 16), without.lesions)
+    batch = {
+        "image": torch.from_numpy(np.stack((with_balls.image, without.image)).astype(np.float32)),
+        "label": torch.from_numpy(np.stack((cells, empty))),
+        "boxes": torch.from_numpy(np.stack((boxes, 0 * boxes))),
+        "with_lesions": torch.tensor([True, False]),
+    }
+    fit(objective, lambda step: batch, config, silent)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50
+    assert float(rows[-1]["objectness"]) < 0.1 * float(rows[0]["objectness"])
+
+    average = DetectorObjective(config)
+    average.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["average"])
+    with torch.no_grad():
+        logits, found = average.network.eval()(batch["image"])
+    probability, center_mm, diameter_mm = anchors.decode(logits[0], found[0], 0.5)
+    assert all(np.linalg.norm(center_mm - center, axis=1).min() < 1.5 for center in centers)
+    best = np.linalg.norm(np.array(centers) - center_mm[probability.argmax()], axis=1).min()
+    assert best < 1.5
+    assert diameter_mm[probability.argmax()] == pytest.approx(4.0, abs=1.0)
+    assert len(anchors.decode(logits[1], found[1], 0.5)[0]) == 0
+
+
+def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+
+    def stopping_after_two(stage: str, share: float, message: str) -> None:
+        if message.startswith("step 2 "):
+            raise Cancelled("stopped")
+
+    whole = train_detector(detector_training(tmp_path, out=tmp_path / "whole", steps=4), silent)
+    parts = detector_training(tmp_path, out=tmp_path / "parts", steps=4)
+    with pytest.raises(Cancelled):
+        train_detector(parts, stopping_after_two)
+    resumed = train_detector(parts, silent)
+
+    one, other = (torch.load(path, weights_only=True) for path in (whole, resumed))
+    assert one["step"] == other["step"] == 4
+    assert one["cases"] == other["cases"] == 1
+    for state in ("objective", "average"):
+        for name, value in one[state].items():
+            assert torch.equal(value, other[state][name]), name
+    logs = [[row[:-1] for row in csv.reader((tmp_path / run / "log.csv").open())] for run in ("whole", "parts")]
+    assert logs[0] == logs[1]  # but for the seconds
+
+
+def test_a_run_stops_when_its_minutes_are_over(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    checkpoint = train_detector(detector_training(tmp_path, steps=1000, minutes=0.0), silent)
+    assert torch.load(checkpoint, weights_only=True)["step"] == 1
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    config = detector_training(tmp_path, steps=0)
+    fit(DetectorObjective(config), lambda step: {}, config, silent)
+    other = detector_training(tmp_path, steps=0, ffm=False)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is of another run"):
+        fit(DetectorObjective(other), lambda step: {}, other, silent)
+
+
+# --- the segmenter's images
+
+
+def toy_head() -> Head:
+    """Two halves of white matter in RAS order: left (2) toward lower R, right (41) toward higher."""
+    numbers, mars = np.zeros((80, 80, 80), np.uint16), np.zeros((80, 80, 80), np.uint8)
+    numbers[10:40, 10:70, 10:70], numbers[40:70, 10:70, 10:70] = 2, 41
+    numbers[38:42, 30:50, 10:40] = 16  # unpaired
+    mars[10:70, 10:40, 10:70], mars[10:70, 40:70, 10:70] = 12, 9
+    return with_sides(numbers, mars)
+
+
+def test_an_unpaired_structure_takes_the_side_of_its_neighbors() -> None:
+    left = toy_head().code % 2
+    assert left[38, 40, 20] == 1
+    assert left[41, 40, 20] == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_left_is_left_and_front_is_front_in_every_random_image_mirrored_or_not(seed: int) -> None:
+    sample = random_sample(toy_head(), (64, 64, 64), np.random.default_rng(seed))
+    brain = sample.label > 0
+    r, a, _ = np.nonzero(brain)
+    assert r[sample.left[brain] == 1].mean() < r[sample.left[brain] == 0].mean() - 5
+    assert a[sample.label[brain] == 9].mean() > a[sample.label[brain] == 12].mean() + 5
+    assert sample.image.shape == brain.shape
+    assert np.isfinite(sample.image).all()
+
+
+def test_a_rendered_scan_keeps_its_unknown_side_and_its_labels() -> None:
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[8:32, 8:32, 8:32] = 4
+    scan = Sample(label.astype(np.float32), label, np.full_like(label, UNKNOWN_SIDE))
+    sample = random_rendered(scan, (48, 48, 32), np.random.default_rng(0))
+    assert set(np.unique(sample.label)) == {0, 4}
+    assert (sample.left == UNKNOWN_SIDE).all()
+    assert sample.image[sample.label == 4].mean() > 2 * sample.image[sample.label == 0].mean()
+
+
+def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> None:
+    config = SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, patch=(48, 48, 48), rendered=0)
+    batch = segmenter_batch([], [toy_head()], config, 1)
+    assert batch["image"].shape[:4] == (2, 4, 48, 48)
+    assert batch["label"].shape == batch["left"].shape == batch["image"][:, 0].shape
+    again: dict[str, Tensor] = segmenter_batch([], [toy_head()], config, 1)
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+
+
+def test_the_segmenter_trains_on_rendered_scans_and_logs_both_losses(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    config = SegmenterTraining(
+        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", patch=(32, 32, 32), rendered=1, steps=2
+    )
+    train_segmenter(config, silent)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["region"]) > 1
+    assert float(rows[0]["side"]) == 0  # nobody recorded the side of rendered scans
