@@ -151,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--seed", type=int, default=0, metavar="S", help="first seed (default: %(default)s)")
     many.add_argument("--protocol", default="all", metavar="NAME", help="3T-2mm, 3T-3mm, 3T-opposite, 1.5T or all")
     many.add_argument("--varied", action="store_true", help="vary each protocol as hospitals do")
-    many.add_argument("--burden", default="realistic", metavar="NAME", help="realistic, none, many or training "
-                      "(default: %(default)s)")  # fmt: skip
+    many.add_argument("--burden", default="realistic", metavar="NAME", help="microbleeds per case: a number, or "
+                      "realistic, none, many or training (default: %(default)s)")  # fmt: skip
     many.add_argument("--only", metavar="NN,NN", help="heads to use (default: all in the folder)")
     many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
     _add_progress(many)
@@ -189,37 +189,34 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
 
 def _progress(options: argparse.Namespace) -> Progress:
     """How this run tells its progress: JSON lines, a bar on a terminal, or not at all."""
+    # The stages of a detection add up to one run; other commands count each stage from 0 to 1.
+    of_all: Callable[[str, float], float] = overall if options.command is detect else lambda stage, fraction: fraction
     if options.json_progress:
-        return _print_json
+        return _json_lines(of_all)
     if options.quiet or not sys.stderr.isatty():
         return lambda stage, fraction, message: None
-    return _bar()
+    return _bar(of_all)
 
 
-def _print_json(stage: str, fraction: float, message: str) -> None:
-    line = {"event": "progress", "stage": stage, "fraction": round(_of_all(stage, fraction), 4), "message": message}
-    print(json.dumps(line), flush=True)
+def _json_lines(of_all: Callable[[str, float], float]) -> Progress:
+    def say(stage: str, fraction: float, message: str) -> None:
+        done = round(of_all(stage, fraction), 4)
+        print(json.dumps({"event": "progress", "stage": stage, "fraction": done, "message": message}), flush=True)
+
+    return say
 
 
-def _bar(width: int = 30) -> Progress:
+def _bar(of_all: Callable[[str, float], float], width: int = 30) -> Progress:
     began = time.monotonic()
 
     def draw(stage: str, fraction: float, message: str) -> None:
-        done = _of_all(stage, fraction)
+        done = of_all(stage, fraction)
         bar = "#" * round(done * width)
-        end = "\n" if stage == "report" and fraction >= 1 else ""
+        end = "\n" if done >= 1 else ""
         text = f"\r[{bar:<{width}}] {done:4.0%} {time.monotonic() - began:5.1f} s  {message}"
         print(f"{text:<100.100}", end=end, file=sys.stderr, flush=True)
 
     return draw
-
-
-def _of_all(stage: str, fraction: float) -> float:
-    """Share of the whole command: the stages of a detection add up, other commands have one stage at a time."""
-    try:
-        return overall(stage, fraction)
-    except ValueError:
-        return fraction
 
 
 def _interrupt(number: int, frame: object) -> None:

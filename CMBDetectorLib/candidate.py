@@ -89,7 +89,7 @@ class Candidate:
         'L23A41S12'
         """
         letters = zip(self.center_ras_mm, ("RL", "AP", "SI"), strict=True)
-        return "".join(f"{pair[mm < 0]}{abs(round(mm))}" for mm, pair in letters)
+        return "".join(f"{pair[int(mm < 0)]}{abs(round(mm))}" for mm, pair in letters)
 
     @property
     def is_excluded(self) -> bool:

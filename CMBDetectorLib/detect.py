@@ -16,7 +16,7 @@ from CMBDetectorLib.preprocessing import NetworkInput
 Progress = Callable[[str, float, str], None]
 Span = tuple[int, int]  # from, to (exclusive)
 
-# In blocks of `MULTIPLE` voxels, 16 mm each: a tile has up to 128 mm and shares one block with its neighbors.
+# In blocks of `MULTIPLE` voxels, 16 mm each: a tile reads about 128 mm, of which it shares one block per neighbor.
 TILE_BLOCKS = 8
 HALO_BLOCKS = 1
 NEAREST_MM = 1.5  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
@@ -92,7 +92,7 @@ def keep_strongest(
 ) -> npt.NDArray[np.intp]:
     """Non-maximum suppression by distance: indices of the boxes to keep, strongest first.
 
-    A box goes when its center lies within half the diameter of a stronger one, or within 1.5 mm. Overlap (IoU), the
+    A box goes when a stronger one has its center within half the diameter of either, or within 1.5 mm. Overlap (IoU), the
     usual measure, would split one lesion of 3 mm whose boxes differ by one 2 mm cell, and join two close large ones.
     """
     order = np.argsort(-probability, kind="stable")
@@ -101,7 +101,8 @@ def keep_strongest(
         strongest, order = order[0], order[1:]
         kept.append(strongest)
         distance_mm = np.linalg.norm(center_mm[order] - center_mm[strongest], axis=1)
-        order = order[distance_mm > max(NEAREST_MM, diameter_mm[strongest] / 2)]
+        reach_mm = np.maximum(diameter_mm[order], diameter_mm[strongest]) / 2
+        order = order[distance_mm > np.maximum(NEAREST_MM, reach_mm)]
     return np.array(kept, dtype=np.intp)
 
 
@@ -120,7 +121,7 @@ def tiles(shape: tuple[int, ...]) -> Iterator[Tile]:
 
 def _spans(blocks: int, multiple: int) -> Iterator[tuple[Span, Span]]:
     """(read, kept) voxels of the tiles along one axis."""
-    # The outermost tiles need a halo on one side only, so two blocks more than the count of inner ones fit.
+    # The outermost tiles have a halo on one side only, which leaves room for two blocks more.
     count = max(1, -(-(blocks - 2 * HALO_BLOCKS) // (TILE_BLOCKS - 2 * HALO_BLOCKS)))
     size = -(-blocks // count)
     for start in range(0, blocks, size):

@@ -87,9 +87,10 @@ def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> np
     in each of its voxels.
     """
     probability = probability.copy()
-    outside = ~largest_component(probability.argmax(axis=0) > 0)
-    probability[1:, outside] = 0
-    probability[0, outside] = 1
+    tissue = probability.argmax(axis=0) > 0
+    detached = tissue & ~largest_component(tissue)
+    probability[1:, detached] = 0
+    probability[0, detached] = 1
     labels = probability.argmax(axis=0)
     for label in range(1, len(probability)):
         pieces, count = ndimage.label(labels == label)

@@ -1,8 +1,8 @@
 """Phase images as scanners store them, made into one kind: radians, high-pass filtered, paramagnetic positive.
 
 Scanners differ in the numbers they store, in whether they filter, and in the sign. `to_radians` reads the numbers,
-`high_pass` filters (once more, where it was done already), `measure_polarity` measures the sign on the veins, and `prepare`
-does all that is needed before `preprocessing.detector_input`.
+`high_pass` filters (once more, where it was done already), `measure_polarity` finds the sign on the veins, and
+`prepare` does all that is needed before `preprocessing.detector_input`.
 
 Sign convention, "canonical": the inside of a paramagnetic cylinder along B0 and the poles of a paramagnetic sphere
 are positive, the equator of the sphere is negative.
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 import torch
 from scipy import fft, ndimage
 from skimage.measure import block_reduce
@@ -113,7 +112,7 @@ def _scale(low: float, high: float, whole: bool) -> tuple[float, float, str] | N
 
 
 def _integer_scale(low: float, high: float, peak: float) -> tuple[float, float, str] | None:
-    """Same for whole numbers: the next power of two is the range."""
+    """Scale of whole numbers: the next power of two is the range."""
     if low < 0 and 3130 < peak <= 3150:
         return 0.0, 1000 * np.pi, "thousandths of a radian"
     if low < 0 and 178 <= peak <= 180:
@@ -222,14 +221,13 @@ def prepare(phase: Volume, swi: Volume, brain: Volume, polarity: str = "auto") -
     Parameters
     ----------
     phase : Volume
-        rad (`to_radians`), on any grid, wrapped or filtered.
+        rad (`to_radians`), wrapped or filtered.
     swi, brain : Volume
-        Same grid; `brain` is a bool mask.
+        On the grid of `phase`; `brain` is a bool mask.
     polarity : str
         ``auto``, or how paramagnetic tissue looks on `phase`: ``bright`` or ``dark``.
     """
-    on_swi = phase.array if _same_grid(phase, swi) else _resample_angle(phase, swi)
-    filtered = high_pass(on_swi, swi.array, swi.ijk_to_ras)
+    filtered = high_pass(phase.array, swi.array, swi.ijk_to_ras)
     used, notice = polarity, ""
     if polarity == "auto":
         used, confidence = measure_polarity(filtered, swi, brain)
@@ -239,26 +237,6 @@ def prepare(phase: Volume, swi: Volume, brain: Volume, polarity: str = "auto") -
                 "Look at a vein on the phase image and set the polarity by hand."
             )
     return PreparedPhase(swi.with_array(filtered if used == "bright" else -filtered), used, notice)
-
-
-def _same_grid(one: Volume, other: Volume) -> bool:
-    return one.array.shape == other.array.shape and np.allclose(one.ijk_to_ras, other.ijk_to_ras, atol=1e-3)
-
-
-def _resample_angle(phase: Volume, target: Volume) -> npt.NDArray:
-    """Phase on another grid, through the unit circle so that wraps stay sharp; 0 beyond its edge."""
-    between = np.linalg.inv(phase.ijk_to_ras) @ target.ijk_to_ras
-    to_source = sitk.AffineTransform(between[:3, :3].ravel().tolist(), between[:3, 3].tolist())
-    reference = [int(n) for n in target.array.shape]
-
-    def resampled(values: npt.NDArray) -> npt.NDArray:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(values.T, dtype=np.float32))
-        grid = sitk.Resample(
-            image, reference, to_source, sitk.sitkLinear, (0.0,) * 3, (1.0,) * 3, np.eye(3).ravel().tolist(), 0.0
-        )
-        return sitk.GetArrayViewFromImage(grid).T.copy()
-
-    return np.arctan2(resampled(np.sin(phase.array)), resampled(np.cos(phase.array)))
 
 
 def _dipole(shape: tuple[int, ...], ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray:

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.measure import block_reduce
 from skimage.segmentation import clear_border
 
 from CMBDetectorLib.errors import InputError, OutputError
@@ -118,12 +117,12 @@ def check_output(out: Path, overwrite: bool, needed_mb: float, free_mb: float | 
     OutputError
         The folder is taken, not writable, or on a disk that is too full.
     """
-    if out.is_dir() and not overwrite and any(out.iterdir()):
-        raise OutputError(f"The folder {out} is not empty. Choose another one, or allow overwriting.")
-    if out.is_file():
-        raise OutputError(f"{out} is a file. Choose a folder for the results.")
-    existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     try:
+        if out.is_file():
+            raise OutputError(f"{out} is a file. Choose a folder for the results.")
+        if out.is_dir() and not overwrite and any(out.iterdir()):
+            raise OutputError(f"The folder {out} is not empty. Choose another one, or allow overwriting.")
+        existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
         # Trying is the only sure test: permission bits say little on network drives, on Windows and to root.
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -194,8 +193,8 @@ def _refuse_wrong_kind(swi: Volume, phase: Volume | None) -> None:
             raise InputError(f"{name} is a {said.modality} image, not MR. {instead}")
         kinds = set(said.sequence.split("\\"))
         if kinds & {"SE", "IR"}:
-            kind = "inversion recovery" if "IR" in kinds else "spin echo"
-            raise InputError(f"{name} is a {kind} image ({said.series or said.sequence}), not SWI. {instead}")
+            kind = "an inversion recovery" if "IR" in kinds else "a spin echo"
+            raise InputError(f"{name} is {kind} image ({said.series or said.sequence}), not SWI. {instead}")
         if said.echo_time_ms is not None and 0 < said.echo_time_ms < SHORTEST_ECHO_MS:
             raise InputError(f"{name} has an echo time of {said.echo_time_ms:g} ms, too short for SWI. {instead}")
         if re.search(r"\bMNIP\b|MIN_?IP|MIP_IMAGES", f"{said.image_type} {said.series}".upper()):
@@ -216,7 +215,7 @@ def _looks_like_ct(array: npt.NDArray) -> bool:
     """Air near -1000 HU and soft tissue near 0 to 100 HU, each a good part of the image; no phase has both peaks."""
     values = _sample(array)
     air, tissue = (values > -1100) & (values < -900), (values > -20) & (values < 120)
-    return bool(air.mean() > 0.1 and tissue.mean() > 0.05 and np.mean(values > 300) > 0.005)
+    return bool(air.mean() > 0.1 and tissue.mean() > 0.05)
 
 
 def _looks_like_phase(array: npt.NDArray) -> bool:
@@ -240,12 +239,14 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
     inside = values[values != background] if masked else values.ravel()
     if inside.size < 1000:
         return False
-    aside = 0.02 * (high - low)  # more than the few levels that the air of an 8-bit image has
+    level = np.diff(np.unique(values)).min()
+    aside = max(0.02 * (high - low), 2.5 * level)  # the air of coarse integers has a few levels around its own
     if min(np.mean(inside < background - aside), np.mean(inside > background + aside)) > 0.1:
         return True
     margin = 0.05 * np.ptp(inside)
     ends = np.mean(inside < inside.min() + margin), np.mean(inside > inside.max() - margin)
-    if min(ends) > 0.02 and max(ends) < 3 * min(ends):
+    quiet = not masked and np.median(values[air]) < low + 0.25 * (high - low)
+    if not quiet and min(ends) > 0.02 and max(ends) < 3 * min(ends):
         return True
     first, middle, third = np.percentile(inside, (25, 50, 75))
     whole = next((scale for scale in PHASE_RANGES if inside.max() <= scale), np.inf)
@@ -253,8 +254,8 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
 
 
 def _sample(array: npt.NDArray) -> npt.NDArray[np.float32]:
-    """About 2 million voxels, neighbors along the first axis kept."""
-    step = max(1, round((array.size / 2e6) ** 0.5))
+    """Take about 500,000 voxels, neighbors along the first axis kept."""
+    step = max(1, round((array.size / 5e5) ** 0.5))
     return np.asarray(array[:, ::step, ::step], np.float32)
 
 
@@ -289,8 +290,11 @@ def _check_head(swi: Volume) -> list[str]:
 def _outline(swi: Volume) -> tuple[npt.NDArray, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Give the image in blocks of about 3 mm, their size in mm, and which are head (or brain), holes filled."""
     block = np.maximum(1, np.round(COARSE_MM / swi.spacing_mm)).astype(int)
-    whole = tuple(slice(0, n // b * b) for n, b in zip(swi.array.shape, block, strict=True))
-    coarse = block_reduce(swi.array[whole], tuple(block), np.mean)
+    coarse = np.asarray(swi.array, np.float32)
+    for axis, size in enumerate(block):
+        starts = np.arange(0, coarse.shape[axis] - size + 1, size)  # the last block takes what is left over
+        sizes = np.diff(starts, append=coarse.shape[axis])
+        coarse = np.add.reduceat(coarse, starts, axis) / np.expand_dims(sizes, tuple({0, 1, 2} - {axis}))
     bright = np.pad(coarse > 0.2 * np.percentile(coarse, 95), 3)
     closed = ndimage.binary_closing(bright, iterations=2)[3:-3, 3:-3, 3:-3]
     parts, _ = ndimage.label(closed)

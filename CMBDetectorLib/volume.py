@@ -190,10 +190,13 @@ def read_volume(path: Path | str) -> Volume:
     with _without_warnings():
         if path.is_dir() or suffix not in READER_OF_SUFFIX:
             return _read_dicom(path)
-        notices = _check_nifti_header(path) if suffix.startswith(".nii") else ()
+        notices, not_a_number = _check_nifti(path) if suffix.startswith(".nii") else ((), None)
         image = _execute(_reader(path, READER_OF_SUFFIX[suffix]), path)
     sidecar = path.with_name(path.name[: -len(suffix)] + ".json")
-    return _volume(image, path, notices, _acquisition_from_sidecar(sidecar))
+    volume = _volume(image, path, notices, _acquisition_from_sidecar(sidecar))
+    if not_a_number is not None:
+        volume.array[not_a_number.reshape(volume.array.shape, order="F")] = np.nan
+    return volume
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
@@ -215,7 +218,7 @@ def write_volume(volume: Volume, path: Path | str) -> None:
         with _without_warnings():
             sitk.WriteImage(image, str(path), useCompression=True)
         if _suffix(path).startswith(".nii"):
-            _check_nifti_header(path)  # on a full disk, ITK leaves a NIfTI file cut short and reports success
+            _check_nifti(path)  # on a full disk, ITK leaves a NIfTI file cut short and reports success
     except (RuntimeError, InputError, OSError):
         raise OutputError(f"{path} cannot be written. Check the folder, its permission and the free space.") from None
 
@@ -278,43 +281,50 @@ def _times(sizes: tuple[float, ...]) -> str:
     return " x ".join(f"{size:g}" for size in sizes)
 
 
-def _check_nifti_header(path: Path) -> tuple[str, ...]:
-    """Check what ITK passes over in silence: missing voxels (it fills in zeros), spacing and orientation.
+def _check_nifti(path: Path) -> tuple[tuple[str, ...], npt.NDArray[np.bool_] | None]:
+    """Check what ITK passes over in silence: missing voxels and NaN (it puts zeros there), spacing and orientation.
 
-    Fields as in nifti1.h; returns notices, raises `InputError`. NIfTI-2 and header/image pairs are left to ITK.
+    Returns notices, and which voxels are not finite (flat; None where all are); raises `InputError`. Fields as in
+    nifti1.h; NIfTI-2 is left to ITK.
     """
-    size = 0
-    header = b""
     try:
         with gzip.open(path) if _suffix(path) == ".nii.gz" else path.open("rb") as file:
-            header = file.read(352)
-            size = len(header)
-            while block := file.read(1 << 22):
-                size += len(block)
+            data = file.read()
     except (gzip.BadGzipFile, zlib.error):
         raise InputError(f"{path} is not a NIfTI image or is damaged. Copy or export it again.") from None
     except EOFError:
         raise InputError(f"{path} is cut short. Copy or export it again.") from None
-    order = next((o for o in "<>" if len(header) == 352 and struct.unpack_from(o + "i", header)[0] == 348), None)
+    sizes = {order: struct.unpack_from(order + "i", data)[0] for order in "<>" if len(data) > 352}
+    if 540 in sizes.values():
+        return (), None
+    order = next((order for order, size in sizes.items() if size == 348), None)
     if order is None:
-        if len(header) == 352 and 540 in struct.unpack_from("<i", header) + struct.unpack_from(">i", header):
-            return ()
         raise InputError(f"{path} is not a NIfTI image. Copy or export it again.")
-    rank, *dimensions = struct.unpack_from(order + "8h", header, 40)
-    (bits,) = struct.unpack_from(order + "h", header, 72)
-    spacing = struct.unpack_from(order + "3f", header, 80)
-    (offset,) = struct.unpack_from(order + "f", header, 108)
-    expected = offset + math.prod(dimensions[:rank]) * bits / 8
-    if header[344:347] == b"n+1" and size < expected:
-        raise InputError(f"{path} is cut short: {size} of {expected:.0f} bytes. Copy or export it again.")
+    rank, *dimensions = struct.unpack_from(order + "8h", data, 40)
+    kind, bits = struct.unpack_from(order + "2h", data, 70)
+    spacing = struct.unpack_from(order + "3f", data, 80)
+    (offset,) = struct.unpack_from(order + "f", data, 108)
+    if not 1 <= rank <= 7 or min(dimensions[:rank]) < 1 or not 0 <= offset < math.inf:
+        raise InputError(f"{path} has a damaged header. Copy or export it again.")
+    count = math.prod(dimensions[:rank])
+    if len(data) < offset + count * bits / 8:
+        raise InputError(
+            f"{path} is cut short: {len(data)} of {offset + count * bits / 8:.0f} bytes. Copy or export it again."
+        )
     if rank >= 3 and not all(0 < mm < math.inf for mm in spacing):
         raise InputError(f"{path} says its voxels are {_times(spacing)} mm. Export it again with the right spacing.")
-    if struct.unpack_from(order + "2h", header, 252) == (0, 0):
-        return (
+
+    notices: tuple[str, ...] = ()
+    if struct.unpack_from(order + "2h", data, 252) == (0, 0):
+        notices = (
             f"{path.name} does not say how the head lies (no qform or sform): left and right may be swapped, "
             f"and its voxel size of {_times(spacing)} mm may be wrong. Check both.",
         )
-    return ()
+    real = {16: "f4", 64: "f8"}.get(kind)
+    if real is None:
+        return notices, None
+    not_a_number = ~np.isfinite(np.frombuffer(data, order + real, count, int(offset)))
+    return notices, not_a_number if not_a_number.any() else None
 
 
 def _read_dicom(path: Path) -> Volume:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from CMBDetectorLib.simulation.protocols import Protocol
 
@@ -64,6 +65,10 @@ def acquire(
     filtered = homodyne(image, protocol.filter_mm, [f / n for f, n in zip(fov_mm, stored, strict=True)])
     swi = image.abs() * phase_mask(filtered) ** protocol.mask_power
     phase = image.angle() if raw_phase else filtered
+    if protocol.masks_air:
+        around = F.avg_pool2d(image.abs().permute(2, 0, 1)[None], 5, stride=1, padding=2)[0].permute(1, 2, 0)
+        head = around > 3 * white_matter / protocol.snr  # noise alone averages 1.25 standard deviations
+        swi, phase = swi * head, phase * head
     return StoredImages(swi, phase * protocol.paramagnetic_sign)
 
 

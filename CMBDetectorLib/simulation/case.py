@@ -51,7 +51,7 @@ def render(
     trees : tuple of VeinTree
         Of this head, from `CMBDetectorLib.simulation.veins.grow_veins`.
     burden : str
-        ``realistic``, ``none`` or ``many`` microbleeds.
+        ``realistic``, ``none`` or ``many`` microbleeds, or a number.
     """
     random = np.random.default_rng(seed)
     noise = torch.Generator(device=device).manual_seed(seed)

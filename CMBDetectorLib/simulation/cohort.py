@@ -43,13 +43,13 @@ def simulate(
     varied : bool
         Draw each case's protocol from the range around the named one.
     burden : str
-        One of `BURDENS`.
+        One of `BURDENS`, or a number of microbleeds.
     """
     names = list(heads or list_heads(heads_dir))
     if protocol != "all" and protocol not in PROTOCOLS:
         raise InputError(f"There is no protocol '{protocol}'; choose all or one of {', '.join(PROTOCOLS)}.")
-    if burden not in BURDENS:
-        raise InputError(f"There is no burden '{burden}'; choose one of {', '.join(BURDENS)}.")
+    if burden not in BURDENS and not burden.isdigit():
+        raise InputError(f"There is no burden '{burden}'; give a number or one of {', '.join(BURDENS)}.")
     kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     grown: dict[str, tuple[VeinTree, ...]] = {}

@@ -32,6 +32,8 @@ class Protocol:
         Resolution of the low-pass that the phase filter removes, mm (field of view / filter size in pixels).
     mask_power : int
         How often the phase mask multiplies the magnitude (Haacke: 4).
+    masks_air : bool
+        Whether the vendor sets air to zero on both images.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Protocol:
     paramagnetic_sign: int = 1
     filter_mm: float = 3.5
     mask_power: int = 4
+    masks_air: bool = False
 
     @property
     def rad_per_ppm(self) -> float:
@@ -64,6 +67,8 @@ PROTOCOLS: dict[str, Protocol] = {
                  acquired_mm=0.6, pixel_mm=0.5, slice_mm=2.0, paramagnetic_sign=-1),
         Protocol(name="1.5T", field_t=1.5, echo_time_ms=40.0, repetition_time_ms=50.0, flip_angle_deg=20.0,
                  acquired_mm=0.8, pixel_mm=0.65, slice_mm=2.0, snr=18.0),
+        Protocol(name="3T-compact", field_t=3.0, echo_time_ms=20.0, repetition_time_ms=27.0, flip_angle_deg=15.0,
+                 acquired_mm=0.6, pixel_mm=0.6, slice_mm=2.0, masks_air=True),
     )
 }  # fmt: skip
 
@@ -83,4 +88,5 @@ def vary(protocol: Protocol, random: np.random.Generator) -> Protocol:
         paramagnetic_sign=int(random.choice([-1, 1])),
         filter_mm=float(random.uniform(2.0, 7.0)),
         mask_power=int(random.choice([2, 3, 4, 4, 4])),
+        masks_air=bool(random.random() < 0.3),
     )

@@ -112,7 +112,9 @@ class Source:
 
 
 def microbleed_count(burden: str, random: np.random.Generator) -> int:
-    """Number of microbleeds of one person: ``realistic``, ``none`` or ``many`` (for training)."""
+    """Number of microbleeds of one person: ``realistic``, ``none``, ``many`` (for training), or digits for so many."""
+    if burden.isdigit():
+        return int(burden)
     if burden == "none":
         return 0
     if burden == "many":

@@ -136,21 +136,20 @@ def splat(
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Volume fraction (0-1) of the voxels of a grid, by trilinear splatting of sample points."""
-    index = torch.from_numpy(((points_mm - origin_mm) / spacing_mm).astype(np.float32)).to(device)
-    weight = torch.from_numpy((volumes_mm3 / np.prod(spacing_mm)).astype(np.float32)).to(device)
-    low = torch.floor(index)
+    # By numpy on the CPU: additions in a fixed order give the same bits every time, torch's scatter does not.
+    index = (points_mm - origin_mm) / spacing_mm
+    weight = volumes_mm3 / np.prod(spacing_mm)
+    low = np.floor(index).astype(np.int64)
     part = index - low
-    low = low.long()
-    size = torch.tensor(shape, device=index.device)
-    fraction = torch.zeros(int(np.prod(shape)), device=index.device)
-    for corner in range(8):
-        offset = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1], device=index.device)
-        place = low + offset
-        share = torch.where(offset.bool(), part, 1 - part).prod(dim=1) * weight
-        inside = ((place >= 0) & (place < size)).all(dim=1)
-        flat = (place[:, 0] * shape[1] + place[:, 1]) * shape[2] + place[:, 2]
-        fraction.index_add_(0, flat[inside], share[inside])
-    return fraction.view(shape).clamp_(0, 1)
+    places, shares = [], []
+    for corner in np.ndindex(2, 2, 2):
+        place = low + corner
+        share = np.where(corner, part, 1 - part).prod(axis=1) * weight
+        inside = ((place >= 0) & (place < shape)).all(axis=1)
+        places.append(np.ravel_multi_index(tuple(place[inside].T), shape))
+        shares.append(share[inside])
+    fraction = np.bincount(np.concatenate(places), np.concatenate(shares), minlength=int(np.prod(shape)))
+    return torch.from_numpy(fraction.astype(np.float32)).view(shape).clamp_(0, 1).to(device)
 
 
 def _nearest(mask: npt.NDArray[np.bool_], point: npt.NDArray) -> npt.NDArray[np.int64]:

@@ -18,10 +18,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from CMBDetectorLib import phase as phase_module
 from CMBDetectorLib import preprocessing
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
+from CMBDetectorLib.phase import prepare, to_radians
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
 from CMBDetectorLib.training.split import heads_of
 from CMBDetectorLib.training.targets import Lesions, assign
@@ -77,14 +77,12 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
         progress("prepare", n / len(folders), folder.name)
         image, ijk_to_ras = _cached(folder, config.cache)
         truth = truth_of(folder)
-        lesions = truth["lesions"] + truth["faint"]
-        diameter_mm = np.array([lesion["diameter_mm"] for lesion in lesions], float)
-        contrast = np.array([lesion["contrast"] for lesion in lesions], float)
-        counts = (diameter_mm >= config.least_diameter_mm) & (np.abs(contrast) >= config.least_contrast)
-        counts &= np.arange(len(lesions)) < len(truth["lesions"])
-        centers_mm = _from_voxel_0_mm([lesion["center_ras_mm"] for lesion in lesions], ijk_to_ras)
+        bleeds = truth["lesions"] + truth["faint"]
+        center_mm = _from_voxel_0_mm([bleed["center_ras_mm"] for bleed in bleeds], ijk_to_ras)
+        diameter_mm = np.array([bleed["diameter_mm"] for bleed in bleeds], float)
+        counts = np.arange(len(bleeds)) < len(truth["lesions"])  # the simulator knows which ones nobody could see
         mimic_mm = _from_voxel_0_mm([mimic["center_ras_mm"] for mimic in truth["mimics"]], ijk_to_ras)
-        cases.append(Case(image, Lesions(centers_mm, diameter_mm, counts), mimic_mm))
+        cases.append(Case(image, Lesions(center_mm, diameter_mm, counts), mimic_mm))
     return cases
 
 
@@ -100,18 +98,17 @@ def _cached(folder: Path, cache: Path) -> tuple[npt.NDArray[np.float16], npt.NDA
 
 
 def is_fresh(cached: Path, folder: Path) -> bool:
-    """Whether a cached file is younger than its case and than the preprocessing that made it."""
-    sources = [folder / "truth.json", Path(preprocessing.__file__), Path(phase_module.__file__)]
-    return cached.exists() and cached.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+    """Whether a cached file is younger than its case. After a change of preprocessing, empty the cache."""
+    return cached.exists() and cached.stat().st_mtime >= (folder / "truth.json").stat().st_mtime
 
 
 def detector_input(folder: Path) -> preprocessing.NetworkInput:
     """Give a simulated case as the detector reads it, its brain taken from the true regions."""
-    swi, phase = read_volume(folder / "swi.nii.gz"), read_volume(folder / "phase.nii.gz")
+    swi = read_volume(folder / "swi.nii.gz")
     brain = preprocessing.brain_mask(read_volume(folder / "mars.nii.gz"))
+    phase, _ = to_radians(read_volume(folder / "phase.nii.gz"))
     polarity = "bright" if truth_of(folder)["paramagnetic_sign"] > 0 else "dark"
-    prepared = phase_module.prepare(phase, swi, brain, polarity)
-    return preprocessing.detector_input(swi, prepared.volume, brain)
+    return preprocessing.detector_input(swi, prepare(phase, swi, brain, polarity).volume, brain)
 
 
 def _from_voxel_0_mm(ras_mm: Sequence[Sequence[float]], ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -96,7 +96,7 @@ def fit(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     losses = objective({name: tensor.to(device) for name, tensor in batch.items()})
                 torch.stack(list(losses.values())).sum().backward()
-                nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip)
+                nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip, error_if_nonfinite=True)
                 optimizer.step()
                 _average(average, objective, config.average, step)
                 now = time.monotonic()

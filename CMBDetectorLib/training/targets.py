@@ -23,7 +23,7 @@ class Lesions:
     diameter_mm : ndarray, shape (N,)
         Apparent diameter on SWI.
     counts : ndarray, shape (N,), bool
-        False for those that are neither taught nor punished: too small, too faint, or outside the crop.
+        False for those that are neither taught nor punished: faint, or outside the crop.
     """
 
     center_mm: npt.NDArray[np.float64]

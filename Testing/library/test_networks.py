@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from CMBDetectorLib.networks.detector import FEATURES, Detector, Fusion
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC, Prototypes
 from CMBDetectorLib.networks.segmenter import Segmenter, labels_and_left
 
-warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit")
+torch.set_num_threads(1)  # for tensors this small, threads cost more than they give
 
 
 @pytest.mark.parametrize("ffm", [True, False])
@@ -27,7 +25,7 @@ def test_the_detector_answers_on_a_2_mm_grid_with_and_without_ffm(ffm: bool) -> 
 def test_every_cell_starts_at_a_probability_of_one_percent() -> None:
     network = Detector().eval()
     logits, _ = network.head(torch.zeros(1, FEATURES, 2, 2, 2))
-    assert torch.sigmoid(logits).numpy() == pytest.approx(0.01, rel=1e-4)
+    assert torch.sigmoid(logits).detach().numpy() == pytest.approx(0.01, rel=1e-4)
 
 
 def test_the_baseline_reads_the_third_level_alone() -> None:
@@ -58,8 +56,8 @@ def test_a_cell_looks_at_the_place_that_anchors_gives_it() -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.constant_(module.weight, 0.01)
-    nn.init.zeros_(network.d3.up.weight)  # coarser levels see symmetrically around their own, coarser cells
-    nn.init.zeros_(network.d3.up.bias)
+    for parameter in network.d3.up.parameters():
+        nn.init.zeros_(parameter)  # coarser levels see symmetrically around their own, coarser cells
     network.at_2_mm[0] = nn.AvgPool3d(2)  # a maximum would pick one side
 
     image = torch.ones(1, 2, 64, 64, 32, requires_grad=True)
@@ -83,13 +81,13 @@ def test_decoding_inverts_encoding() -> None:
     for anchor in range(3):
         cell = tuple(int(n) for n in rng.integers(shape))
         center_mm, diameter_mm = cells_mm[cell] + rng.uniform(-1, 1, 3), float(rng.uniform(2, 10))
-        logits[(anchor, *cell)] = 2.0
+        logits[anchor][cell] = 2.0
         code = anchors.encode(center_mm, diameter_mm, cells_mm[cell], anchor)
-        boxes[(anchor, slice(None), *cell)] = torch.from_numpy(code).float()
+        boxes[anchor].movedim(0, -1)[cell] = torch.from_numpy(code).float()
         truth.append((*center_mm, diameter_mm))
-    probability, center_mm, diameter_mm = anchors.decode(logits[None], boxes[None], 0.5)
+    probability, found_mm, found_diameter_mm = anchors.decode(logits[None], boxes[None], 0.5)
     assert probability == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-6)
-    assert np.allclose(np.column_stack((center_mm, diameter_mm)), truth, atol=1e-5)
+    assert np.allclose(np.column_stack((found_mm, found_diameter_mm)), truth, atol=1e-5)
 
 
 def test_decoding_drops_what_is_below_the_floor() -> None:
@@ -105,6 +103,7 @@ def test_the_best_anchor_is_the_closest_in_ratio(diameter_mm: float, anchor: int
     assert anchors.best_anchor(diameter_mm) == anchor
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_scripted_detector_computes_the_same_at_any_size() -> None:
     network = Detector().eval()
     scripted = torch.jit.script(network)
@@ -150,7 +149,7 @@ def test_prototypes_learn_to_tell_two_kinds_apart() -> None:
     features = torch.cat((torch.rand(20, 8), torch.rand(20, 8) + 0.7))
     kind = torch.tensor([CMB] * 20 + [MIMIC] * 20)
     optimizer = torch.optim.SGD(prototypes.parameters(), lr=2.0)
-    for _ in range(100):
+    for _ in range(30):
         optimizer.zero_grad()
         prototypes(features, kind).backward()
         optimizer.step()

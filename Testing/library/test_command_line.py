@@ -1,0 +1,110 @@
+"""The command line: what it refuses, how it says so, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from CMBDetectorLib.resources import resources_dir
+
+SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
+SWI, PHASE = SAMPLE / "swi.nii.gz", SAMPLE / "phase.nii.gz"
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "CMBDetectorLib", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_missing_file_is_named(tmp_path):
+    refused(command("detect", "--swi", tmp_path / "no.nii.gz", "--out", tmp_path / "out"), 2, "no.nii.gz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_swapped_images_are_told_apart(tmp_path):
+    refused(command("detect", "--swi", PHASE, "--phase", SWI, "--out", tmp_path / "out"), 2, "swapped")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "-1"])
+def test_a_threshold_that_is_no_probability_is_refused(tmp_path, value):
+    refused(command("detect", "--swi", SWI, "--out", tmp_path / "out", f"--threshold={value}"), 2, "threshold")
+
+
+def test_a_folder_that_holds_other_files_is_never_overwritten(tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not lose me")
+    refused(command("detect", "--swi", SWI, "--out", tmp_path, "--overwrite"), 4, "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "do not lose me"
+
+
+def test_an_earlier_result_is_not_replaced_unasked(tmp_path):
+    (tmp_path / "summary.txt").write_text("earlier")
+    refused(command("detect", "--swi", SWI, "--out", tmp_path), 4, "overwrite")
+    assert (tmp_path / "summary.txt").read_text() == "earlier"
+
+
+def test_a_gpu_that_is_not_there_is_refused_when_asked_for(tmp_path):
+    import torch
+
+    assert not torch.cuda.is_available(), "this test is for machines without a GPU"
+    refused(command("detect", "--swi", SWI, "--out", tmp_path / "out", "--device", "cuda"), 2, "cuda")
+
+
+def test_json_progress_is_one_object_a_line_and_nothing_else(tmp_path):
+    done = command("detect", "--swi", SWI, "--phase", PHASE, "--out", tmp_path / "out", "--json-progress")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {event["stage"] for event in events} == {
+        "read", "check", "localize", "prepare", "detect", "measure", "report"
+    }  # fmt: skip
+    expected = {"candidates.csv", "candidates.json", "candidates.mrk.json", "regions.nii.gz", "regions.seg.nrrd",
+                "overview.png", "summary.txt", "scene.mrml"}  # fmt: skip
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+
+
+def test_the_table_and_the_research_use_line_are_printed(tmp_path):
+    done = command("detect", "--swi", SWI, "--out", tmp_path / "out", "--threshold", "0.9")
+    assert done.returncode == 0, done.stderr
+    assert "Research use only" in done.stdout
+    assert "calcification" in done.stdout, "without phase, the loss is said"
+    record = json.loads((tmp_path / "out" / "candidates.json").read_text())
+    assert record["provenance"]["settings"]["threshold"] == 0.9
+
+
+def test_help_needs_no_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, CMBDetectorLib.__main__ as m\n"
+         "try: m.main(['detect', '--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, "torch was imported"
+
+
+def test_a_simulation_of_a_protocol_that_does_not_exist_is_refused(tmp_path):
+    (tmp_path / "1_labels.nii.gz").touch()
+    done = command("simulate", "--heads", tmp_path, "--out", tmp_path / "out", "--protocol", "9T")
+    refused(done, 2, "9T", "3T-2mm")
+
+
+def test_a_training_configuration_with_a_wrong_name_is_refused(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"out": "a", "cases": "b", "cache": "c", "epochs": 3}))
+    refused(command("train", "detector", "--config", config), 2, "epochs")
+
+
+def test_the_installed_command_is_the_module():
+    done = subprocess.run([str(Path(sys.executable).parent / "cmb-detector"), "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("CMBDetector ")

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from CMBDetectorLib.detect import detect, keep_strongest, tiles
+from CMBDetectorLib.errors import Cancelled
+from CMBDetectorLib.models import Model
+from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
+from CMBDetectorLib.preprocessing import NetworkInput
+
+TO_RAS = np.array([[0.5, 0, 0, -60.25], [0, 0.48, -0.2, 11.5], [0, 0.14, 0.98, -3.0], [0, 0, 0, 1]])
+
+
+class Darkness(nn.Module):
+    """Answers with the mean darkness of each 2 mm cell, for the middle anchor, in boxes of 5 mm."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        darkness = nn.functional.avg_pool3d(-x[:, :1], STRIDE)
+        logits = torch.cat((torch.full_like(darkness, -20), 20 * darkness - 8, torch.full_like(darkness, -20)), dim=1)
+        return logits, torch.zeros((len(x), 3, 4, *logits.shape[2:]))
+
+
+class RandomWeights(nn.Module):
+    """Pooling and a 5x5x5 convolution of random weights: sees 5 mm around each cell, less than the tiles' halo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.answer = nn.Conv3d(2, 15, 5, padding=2)
+        nn.init.normal_(self.answer.weight, std=0.15)
+        nn.init.constant_(self.answer.get_parameter("bias"), -1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        answer = self.answer(nn.functional.avg_pool3d(x, STRIDE) * 4).unflatten(1, (3, 5))
+        return answer[:, :, 0], answer[:, :, 1:]
+
+
+def model_of(module: nn.Module) -> Model:
+    """A model around a module, which need not be TorchScript to be called."""
+    return Model(module.eval(), {}, torch.device("cpu"), torch.float32, "cpu, float32")  # type: ignore[arg-type]
+
+
+def quiet(stage: str, fraction: float, message: str) -> None:
+    assert stage == "detect" and 0 <= fraction <= 1 and message
+
+
+@pytest.mark.parametrize("shape", [(330, 40, 24), (20, 300, 40), (32, 36, 170)])
+def test_cutting_into_tiles_changes_no_detection(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.uniform(-1, 1, (2, *shape)).astype(np.float32)
+    module = RandomWeights()
+    assert len(list(tiles(shape))) > 1
+    found = detect(model_of(module), NetworkInput(array, np.diag([0.5, 0.5, 1, 1])), 0.5, quiet)
+
+    whole = np.pad(array, [(0, 0), *((0, -n % multiple) for n, multiple in zip(shape, MULTIPLE, strict=True))])
+    with torch.inference_mode():
+        logits, boxes = module(torch.from_numpy(whole[None]))
+    probability, center_mm, diameter_mm = decode(logits, boxes, 0.5)
+    kept = keep_strongest(probability, center_mm, diameter_mm)
+    assert len(kept) > 20
+    assert np.allclose([d.probability for d in found], probability[kept], atol=1e-5)
+    assert np.allclose([d.center_ras_mm for d in found], center_mm[kept], atol=1e-4)
+    assert np.allclose([d.diameter_mm for d in found], diameter_mm[kept], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (257, 300, 129), (600, 32, 16)])
+def test_the_kept_parts_of_the_tiles_cover_every_voxel_once(shape: tuple[int, int, int]) -> None:
+    covered = np.zeros([-(-n // multiple) * multiple for n, multiple in zip(shape, MULTIPLE, strict=True)], int)
+    for tile in tiles(shape):
+        covered[tuple(slice(*span) for span in tile.kept)] += 1
+        for read, kept, multiple, length in zip(tile.read, tile.kept, MULTIPLE, covered.shape, strict=True):
+            assert read[0] % multiple == read[1] % multiple == 0
+            assert read[0] == max(kept[0] - multiple, 0) and read[1] == min(kept[1] + multiple, length)
+            assert read[1] - read[0] <= 9 * multiple
+    assert (covered == 1).all()
+
+
+def test_a_dark_spot_is_found_where_it_lies_in_the_patient() -> None:
+    array = np.zeros((2, 300, 40, 40), np.float32)
+    array[0, 276:280, 20:24, 10:12] = -1  # one cell: its center is voxel (277.5, 21.5, 10.5)
+    (only,) = detect(model_of(Darkness()), NetworkInput(array, TO_RAS), 0.5, quiet)
+    assert np.allclose(only.center_ras_mm, (TO_RAS @ [277.5, 21.5, 10.5, 1])[:3])
+    assert only.diameter_mm == pytest.approx(5.0)
+    assert only.probability > 0.99
+
+
+def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> None:
+    class Refuses(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            if x.numel() > 0:
+                raise RuntimeError("asked")
+            return x, x
+
+    empty = NetworkInput(np.zeros((2, 64, 64, 32), np.float32), TO_RAS)
+    assert detect(model_of(Refuses()), empty, 0.1, quiet) == []
+
+
+def test_a_cancel_stops_between_tiles() -> None:
+    fractions = []
+
+    def cancel(stage: str, fraction: float, message: str) -> None:
+        fractions.append(fraction)
+        if fraction > 0:
+            raise Cancelled
+
+    array = -np.ones((2, 600, 32, 16), np.float32)
+    with pytest.raises(Cancelled):
+        detect(model_of(Darkness()), NetworkInput(array, TO_RAS), 0.1, cancel)
+    assert len(fractions) == 2
+
+
+def test_one_lesion_seen_by_neighboring_cells_and_anchors_stays_one() -> None:
+    center_mm = np.array([[0, 0, 0], [2, 0, 0], [0, 1.2, 0.5], [0.4, 0, 0]], float)
+    kept = keep_strongest(np.array([0.7, 0.6, 0.9, 0.5]), center_mm, np.array([5.0, 5, 5, 2.5]))
+    assert kept.tolist() == [2]
+
+
+def test_two_lesions_four_millimeters_apart_stay_two() -> None:
+    center_mm = np.array([[0, 0, 0], [4, 0, 0]], float)
+    assert keep_strongest(np.array([0.6, 0.9]), center_mm, np.array([4.0, 4.0])).tolist() == [1, 0]
+
+
+def test_small_boxes_closer_than_the_grid_can_tell_are_one() -> None:
+    center_mm = np.array([[0, 0, 0], [0, 0, 1.4]], float)
+    assert keep_strongest(np.array([0.6, 0.9]), center_mm, np.array([2.0, 2.0])).tolist() == [1]

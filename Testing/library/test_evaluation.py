@@ -1,0 +1,56 @@
+"""Matching and FROC against cases worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point
+from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
+
+LESIONS = [(0.0, 0.0, 0.0), (20.0, 0.0, 0.0)]
+
+
+def test_a_second_detection_of_one_lesion_is_a_false_positive():
+    matched = match([0.6, 0.9], [(1, 0, 0), (0, 1, 0)], LESIONS)
+    assert matched.probability.tolist() == [0.9, 0.6]
+    assert matched.lesion.tolist() == [0, FALSE]
+
+
+def test_a_detection_at_the_limit_counts_and_beyond_it_does_not():
+    assert match([0.5], [(5.0, 0, 0)], LESIONS).lesion.tolist() == [0]
+    assert match([0.5], [(5.1, 0, 0)], LESIONS).lesion.tolist() == [FALSE]
+    assert match([0.5], [(4.0, 0, 0)], LESIONS, within_mm=3.0).lesion.tolist() == [FALSE]
+
+
+def test_a_detection_on_a_faint_lesion_counts_neither_way():
+    matched = match([0.9], [(50, 0, 0)], LESIONS, faint_ras_mm=[(51, 0, 0)])
+    assert matched.lesion.tolist() == [NEUTRAL]
+    point = operating_point([matched], 0.5)
+    assert point.false_positives_per_case == 0 and point.sensitivity == 0
+
+
+def test_the_free_response_curve_of_two_cases_is_as_worked_out_by_hand():
+    first = match([0.9, 0.7, 0.4], [(0, 0, 0), (90, 0, 0), (20, 0, 0)], LESIONS)
+    second = match([0.8], [(5, 5, 5)], [])  # a case without lesions
+    curve = {point.threshold: point for point in froc([first, second])}
+    assert list(curve) == [0.9, 0.8, 0.7, 0.4]
+    assert [p.sensitivity for p in curve.values()] == [0.5, 0.5, 0.5, 1.0]
+    assert [p.false_positives_per_case for p in curve.values()] == [0.0, 0.5, 1.0, 1.0]
+    assert [p.false_positives_per_free_case for p in curve.values()] == [0.0, 1.0, 1.0, 1.0]
+    assert curve[0.4].precision == pytest.approx(2 / 4)
+
+
+def test_the_threshold_chosen_is_the_lowest_that_keeps_false_positives_down():
+    case = match([0.9, 0.55, 0.3], [(0, 0, 0), (90, 0, 0), (20, 0, 0)], LESIONS)
+    assert choose_threshold([case], 1.0).threshold == pytest.approx(0.10)
+    chosen = choose_threshold([case], 0.0)
+    assert chosen.threshold == pytest.approx(0.56)
+    assert chosen.sensitivity == 0.5
+
+
+def test_no_detection_and_no_lesion_give_no_sensitivity_rather_than_a_number():
+    empty = match([], [], [])
+    point = operating_point([empty], 0.5)
+    assert np.isnan(point.sensitivity) and np.isnan(point.precision)
+    assert point.false_positives_per_case == 0

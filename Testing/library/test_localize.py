@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from CMBDetectorLib.candidate import Location
+from CMBDetectorLib.localize import OUTSIDE, Segmentation, locate, segment, without_islands
+from CMBDetectorLib.models import Model
+from CMBDetectorLib.regions import Region, Side
+from CMBDetectorLib.volume import Volume
+
+BRAIN_MM = 40.0
+DEEP_MM = 15.0
+
+
+class Shells(nn.Module):
+    """Knows a head by heart from its coordinates: frontal shell, thalamus inside, cerebellum below, left is -R."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        r, a, s = (100 * x[:, axis] for axis in (1, 2, 3))
+        radius = torch.sqrt(r**2 + a**2 + s**2)
+        answer = torch.full((len(x), 15, *x.shape[2:]), -10.0)
+        answer[:, 0] = (radius - BRAIN_MM) / 2
+        answer[:, 9] = torch.minimum(BRAIN_MM - radius, torch.minimum(radius - DEEP_MM, s + 20)) / 2
+        answer[:, 4] = (DEEP_MM - radius) / 2
+        answer[:, 2] = torch.minimum(BRAIN_MM - radius, -20 - s) / 2
+        answer[:, 14] = -r
+        return answer
+
+
+def model_of(module: nn.Module) -> Model:
+    """A model around a module, which need not be TorchScript to be called."""
+    return Model(module.eval(), {}, torch.device("cpu"), torch.float32, "cpu, float32")  # type: ignore[arg-type]
+
+
+def quiet(stage: str, fraction: float, message: str) -> None:
+    assert stage == "localize" and 0 <= fraction <= 1 and message
+
+
+def head(matrix: np.ndarray, shape: tuple[int, int, int]) -> Volume:
+    """A bright ball of 44 mm around the origin on a given grid."""
+    empty = Volume(np.zeros(shape, np.float32), matrix)
+    return empty.with_array((np.linalg.norm(coordinates(empty), axis=-1) < 44).astype(np.float32) * 100)
+
+
+def coordinates(volume: Volume) -> np.ndarray:
+    return volume.ras_of(np.stack(np.meshgrid(*map(np.arange, volume.array.shape), indexing="ij"), axis=-1))
+
+
+AXIAL = np.array([[-0.9, 0, 0, 52], [0, -0.9, 0, 53], [0, 0, 3, -51], [0, 0, 0, 1]], float), (117, 119, 35)
+SAGITTAL = np.array([[0, 0, 2, -51], [1, 0, 0, -52], [0, -1, 0, 50], [0, 0, 0, 1]], float), (105, 101, 52)
+
+
+@pytest.fixture(scope="module")
+def known_head() -> Segmentation:
+    return segment(model_of(Shells()), head(*AXIAL), quiet)
+
+
+@pytest.mark.parametrize("stored", [AXIAL, SAGITTAL])
+def test_regions_lie_where_the_network_saw_them_however_the_scan_is_stored(stored: tuple) -> None:
+    swi = head(*stored)
+    found = segment(model_of(Shells()), swi, quiet)
+    radius, s = np.linalg.norm(coordinates(swi), axis=-1), coordinates(swi)[..., 2]
+    assert found.regions.array.shape == swi.array.shape and found.regions.array.dtype == np.uint8
+    assert np.array_equal(found.regions.ijk_to_ras, swi.ijk_to_ras)
+    assert (found.regions.array[radius < 13] == 4).all()
+    assert (found.regions.array[(radius > 17) & (radius < 38) & (s > -18)] == 9).all()
+    assert (found.regions.array[(radius < 38) & (s < -22)] == 2).all()
+    assert not found.regions.array[radius > 42].any()
+    assert found.brain.array[radius < 40].all() and not found.brain.array[radius > 45].any()
+
+
+def test_edges_between_regions_are_smooth_below_the_network_grid(known_head: Segmentation) -> None:
+    tissue = known_head.regions.array > 0
+    volume_mm3 = tissue.sum() * np.prod(known_head.regions.spacing_mm)
+    assert volume_mm3 == pytest.approx(4 / 3 * np.pi * BRAIN_MM**3, rel=0.02)
+    radius = np.linalg.norm(coordinates(known_head.regions), axis=-1)
+    assert tissue[radius < BRAIN_MM - 1].all() and not tissue[radius > BRAIN_MM + 1].any()
+
+
+def probabilities(labels: np.ndarray) -> np.ndarray:
+    """Class probabilities in which each voxel's label has 0.6 and frontal 0.3."""
+    probability = np.full((14, *labels.shape), 0.1 / 12, np.float32)
+    np.put_along_axis(probability, np.full((1, *labels.shape), 9), 0.3, axis=0)
+    np.put_along_axis(probability, labels[None], 0.6, axis=0)
+    return probability
+
+
+def test_tissue_away_from_the_brain_is_dropped() -> None:
+    labels = np.zeros((30, 30, 30), int)
+    labels[5:20, 5:20, 5:20] = 9
+    labels[25:28, 25:28, 25:28] = 10
+    cleaned = without_islands(probabilities(labels), voxel_ml=0.008).argmax(axis=0)
+    assert np.array_equal(cleaned, np.where(labels == 10, 0, labels))
+
+
+def test_a_small_detached_piece_of_a_region_joins_its_surroundings() -> None:
+    labels = np.full((30, 30, 30), 9)
+    labels[:10] = 10
+    labels[20:22, 20:22, 20:22] = 10
+    cleaned = without_islands(probabilities(labels), voxel_ml=0.008).argmax(axis=0)
+    assert (cleaned[10:] == 9).all() and (cleaned[:10] == 10).all()
+
+
+def test_a_network_that_finds_no_brain_gives_an_empty_map() -> None:
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            answer = torch.zeros((len(x), 15, *x.shape[2:]))
+            answer[:, 0] = 50
+            return answer
+
+    found = segment(model_of(Nothing()), head(*AXIAL), quiet)
+    assert not found.regions.array.any() and not found.brain.array.any()
+    assert locate((0, 0, 0), 4, found) == (None, OUTSIDE)
+
+
+def placed(center: tuple[float, float, float], segmentation: Segmentation, diameter_mm: float = 4.0) -> Location:
+    location, exclusion = locate(center, diameter_mm, segmentation)
+    assert location is not None and exclusion == ""
+    return location
+
+
+def test_a_candidate_gets_region_side_and_distance_to_the_next_region(known_head: Segmentation) -> None:
+    lobar = placed((-20, 10, 5), known_head)
+    assert (lobar.region, lobar.sub_region, lobar.side) == (Region.LOBAR, 9, Side.LEFT)
+    assert lobar.probability == 1.0
+    assert lobar.boundary_mm == pytest.approx(np.linalg.norm([20, 10, 5]) - DEEP_MM, abs=1.5)
+    deep = placed((4, 2, 1), known_head)
+    assert (deep.region, deep.side) == (Region.DEEP, Side.RIGHT)
+    below = placed((20, 0, -28), known_head)
+    assert (below.region, below.side) == (Region.INFRATENTORIAL, Side.RIGHT)
+    assert np.isnan(placed((0, 39, 5), known_head).boundary_mm)
+
+
+def test_only_structures_that_cross_the_midline_can_be_midline(known_head: Segmentation) -> None:
+    assert placed((1, 0, -28), known_head).side == Side.MIDLINE
+    assert placed((-6, 0, -28), known_head).side == Side.LEFT
+    assert placed((1, 30, 0), known_head).side == Side.RIGHT
+
+
+def test_near_a_boundary_the_vote_is_shared(known_head: Segmentation) -> None:
+    at_border = placed((0, DEEP_MM + 0.7, 0), known_head)
+    assert at_border.region == Region.LOBAR
+    assert 0.5 < at_border.probability < 0.95
+    assert at_border.boundary_mm < 3
+
+
+def test_exclusion_takes_a_clear_distance_from_tissue(known_head: Segmentation) -> None:
+    for distance_mm in (39.0, 41.0):
+        assert locate((distance_mm, 0, 0), 4, known_head)[1] == ""
+    assert locate((44.5, 0, 0), 4, known_head)[1] == OUTSIDE
+    assert locate((60, 0, 0), 4, known_head) == (None, OUTSIDE)
+    assert locate((500, 0, 0), 4, known_head) == (None, OUTSIDE)
+
+
+def test_a_group_with_many_small_votes_wins_over_one_large_sub_region() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[:8], labels[8:14], labels[14:] = 9, 3, 4
+    grid = np.diag([1.0, 1.0, 1.0, 1.0])
+    regions = Volume(labels, grid)
+    segmentation = Segmentation(regions, regions.with_array(labels > 0), regions.with_array(np.ones(labels.shape)))
+    found = placed((11, 10, 10), segmentation, diameter_mm=12)
+    assert (found.region, found.sub_region, found.side) == (Region.DEEP, 3, Side.LEFT)

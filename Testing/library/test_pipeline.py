@@ -1,0 +1,164 @@
+"""The bundled sample from files to candidates: every format, order of storage and way in gives the same answer."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from CMBDetectorLib.evaluation.matching import match
+from CMBDetectorLib.pipeline import run
+from CMBDetectorLib.request import DetectionRequest
+from CMBDetectorLib.resources import resources_dir
+from CMBDetectorLib.result import Result
+from CMBDetectorLib.volume import Volume, read_volume, write_volume
+from Testing.dicom_series import write_dicom_series
+
+SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
+TRUTH = json.loads((SAMPLE / "truth.json").read_text())
+
+
+def search(swi: Path, phase: Path | None) -> Result:
+    return run(DetectionRequest(swi=swi, phase=phase, out=Path("unused")), lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Result:
+    return search(SAMPLE / "swi.nii.gz", SAMPLE / "phase.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Volume, Volume]:
+    return read_volume(SAMPLE / "swi.nii.gz"), read_volume(SAMPLE / "phase.nii.gz")
+
+
+def assert_same(result: Result, expected: Result, move=lambda ras_mm: ras_mm) -> None:
+    """Lesion for lesion, 0.5 mm and 0.02 in probability, above the threshold."""
+    assert len(result.reported) >= 1
+    floor = expected.provenance.threshold + 0.02  # one at the threshold itself may fall to either side
+    for one, others in ((result, expected), (expected, result)):
+        forward = move if one is expected else (lambda ras_mm: ras_mm)
+        backward = move if others is expected else (lambda ras_mm: ras_mm)
+        for candidate in one.reported:
+            if candidate.probability < floor:
+                continue
+            place = forward(np.array(candidate.center_ras_mm))
+            near = [o for o in others.candidates
+                    if np.linalg.norm(backward(np.array(o.center_ras_mm)) - place) < 0.5]  # fmt: skip
+            assert near, f"{candidate.label} is missing"
+            assert abs(near[0].probability - candidate.probability) < 0.02
+            assert near[0].location is not None and candidate.location is not None
+            assert near[0].location.region == candidate.location.region
+
+
+def test_the_sample_gives_its_lesions_and_hardly_anything_else(sample):
+    counted = sample.counted
+    matched = match(
+        [c.probability for c in counted],
+        [c.center_ras_mm for c in counted],
+        [lesion["center_ras_mm"] for lesion in TRUTH["lesions"]],
+        [lesion["center_ras_mm"] for lesion in TRUTH["faint"]],
+    )
+    assert (matched.lesion >= 0).sum() >= 0.8 * matched.lesions
+    assert (matched.lesion == -1).sum() <= 2
+
+
+def test_numbers_fall_with_probability_and_ids_are_unique(sample):
+    assert [c.number for c in sample.candidates] == list(range(1, len(sample.candidates) + 1))
+    probabilities = [c.probability for c in sample.candidates]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len({c.id for c in sample.candidates}) == len(sample.candidates)
+
+
+def test_regions_lie_on_the_grid_of_the_swi_and_name_most_of_the_brain(sample, images):
+    swi = images[0]
+    assert sample.regions.array.shape == swi.array.shape
+    assert np.allclose(sample.regions.ijk_to_ras, swi.ijk_to_ras)
+    truth = read_volume(SAMPLE / "mars.nii.gz").array > 0 if (SAMPLE / "mars.nii.gz").exists() else None
+    assert 600 < sample.searched_ml < 2500
+    if truth is not None:
+        found = sample.regions.array > 0
+        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
+
+
+def test_nrrd_stored_sagittally_gives_the_same(sample, images, tmp_path):
+    for volume, name in zip(images, ("swi", "phase"), strict=True):
+        axes = (1, 2, 0)
+        matrix = volume.ijk_to_ras.copy()
+        matrix[:, :3] = matrix[:, list(axes)]
+        write_volume(Volume(np.transpose(volume.array, axes), matrix), tmp_path / f"{name}.nrrd")
+    assert_same(search(tmp_path / "swi.nrrd", tmp_path / "phase.nrrd"), sample)
+
+
+def test_metaimage_flipped_to_lps_gives_the_same(sample, images, tmp_path):
+    for volume, name in zip(images, ("swi", "phase"), strict=True):
+        matrix = volume.ijk_to_ras.copy()
+        matrix[:3, 3] = volume.ras_of([volume.array.shape[0] - 1, volume.array.shape[1] - 1, 0])
+        matrix[:3, :2] *= -1
+        flipped = volume.array[::-1, ::-1]
+        write_volume(Volume(np.ascontiguousarray(flipped), matrix), tmp_path / f"{name}.mha")
+    assert_same(search(tmp_path / "swi.mha", tmp_path / "phase.mha"), sample)
+
+
+def test_an_oblique_dicom_series_gives_the_same_at_the_rotated_places(sample, images, tmp_path):
+    angle = np.deg2rad(9.0)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    for volume, name in zip(images, ("swi", "phase"), strict=True):
+        write_dicom_series(replace(volume, ijk_to_ras=turn @ volume.ijk_to_ras), tmp_path / name)
+    rotated = search(tmp_path / "swi", tmp_path / "phase")
+    assert_same(rotated, sample, move=lambda ras_mm: turn[:3, :3] @ ras_mm)
+
+
+def test_the_opposite_phase_sign_changes_nothing(sample, images, tmp_path):
+    swi, phase = images
+    write_volume(replace(phase, array=np.clip(-phase.array, -4096, 4095)), tmp_path / "phase.nii.gz")
+    opposite = search(SAMPLE / "swi.nii.gz", tmp_path / "phase.nii.gz")
+    assert opposite.provenance.polarity != sample.provenance.polarity
+    assert_same(opposite, sample)
+
+
+def test_without_phase_it_runs_and_says_what_is_lost(sample):
+    alone = search(SAMPLE / "swi.nii.gz", None)
+    assert len(alone.reported) >= 1
+    assert any("calcification" in notice for notice in alone.notices)
+    assert alone.provenance.polarity == "none"
+
+
+def test_the_worker_and_the_command_line_write_the_same_as_the_library(sample, tmp_path):
+    request = tmp_path / "request.json"
+    request.write_text(
+        DetectionRequest(
+            swi=SAMPLE / "swi.nii.gz", phase=SAMPLE / "phase.nii.gz", out=tmp_path / "worker"
+        ).to_json()
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "CMBDetectorLib.worker", str(request)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    events = [json.loads(line) for line in process.stdout]
+    assert process.wait() == 0
+    assert events[-1]["event"] == "result"
+    fractions = [event["fraction"] for event in events[:-1]]
+    assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
+    subprocess.run(
+        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(SAMPLE / "swi.nii.gz"), "--phase",
+         str(SAMPLE / "phase.nii.gz"), "--out", str(tmp_path / "command"), "--quiet"], check=True,
+    )  # fmt: skip
+    for folder in ("worker", "command"):
+        with (tmp_path / folder / "candidates.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["id"] for row in rows] == [c.id for c in sample.reported]
+        assert [float(row["probability"]) for row in rows] == pytest.approx(
+            [c.probability for c in sample.reported], abs=0.02
+        )
+        regions = sitk.ReadImage(str(tmp_path / folder / "regions.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(regions).T, sample.regions.array)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from CMBDetectorLib.networks import anchors
+from CMBDetectorLib.preprocessing import (
+    DETECTOR_SPACING_MM,
+    as_stored,
+    brain_mask,
+    detector_input,
+    on_grid,
+    segmenter_channels,
+    segmenter_input,
+)
+from CMBDetectorLib.volume import Volume
+
+BALL_RAS_MM = np.array([13.3, -8.7, 10.4])
+
+
+def coordinates(volume: Volume) -> np.ndarray:
+    return volume.ras_of(np.stack(np.meshgrid(*map(np.arange, volume.array.shape), indexing="ij"), axis=-1))
+
+
+def empty_scan(shape: tuple[int, int, int] = (150, 170, 50), spacing_mm: tuple = (0.6, 0.6, 1.8)) -> Volume:
+    matrix = np.diag([*spacing_mm, 1.0])
+    matrix[:3, 3] = -0.5 * np.array(shape) * spacing_mm + [1.1, -2.3, 4.7]
+    return Volume(np.zeros(shape, np.float32), matrix)
+
+
+def scan_with_ball() -> tuple[Volume, Volume]:
+    """A bright head of 35-40 mm radius with a soft dark ball of 6 mm, and its mask."""
+    empty = empty_scan()
+    ras = coordinates(empty)
+    head = ((ras / [35, 40, 36]) ** 2).sum(axis=-1) < 1
+    distance = np.linalg.norm(ras - BALL_RAS_MM, axis=-1)
+    values = 100 * head * (1 - 0.8 * np.clip(3.5 - distance, 0, 1))
+    return empty.with_array(values.astype(np.float32)), empty.with_array(head)
+
+
+def stored_as(volume: Volume, axes: tuple[int, ...], flipped: tuple[int, ...]) -> Volume:
+    """The same voxels in another order in the file."""
+    matrix = volume.ijk_to_ras.copy()
+    matrix[:, :3] = matrix[:, list(axes)]
+    array = np.transpose(volume.array, axes)
+    for axis in flipped:
+        matrix[:3, 3] += matrix[:3, axis] * (array.shape[axis] - 1)
+        matrix[:3, axis] *= -1
+        array = np.flip(array, axis)
+    return Volume(array, matrix)
+
+
+def test_a_ball_lands_where_it_is_to_a_tenth_of_a_millimeter() -> None:
+    swi, brain = scan_with_ball()
+    found = detector_input(swi, None, brain)
+    ras = coordinates(Volume(found.array[0], found.ijk_to_ras))
+    near = np.linalg.norm(ras - BALL_RAS_MM, axis=-1) < 6
+    darkness = np.where(near, np.maximum(0, -found.array[0] - 0.2), 0)
+    center = (ras * darkness[..., None]).sum(axis=(0, 1, 2)) / darkness.sum()
+    assert np.abs(center - BALL_RAS_MM).max() < 0.1
+
+
+def test_the_detector_grid_is_the_one_its_anchors_speak_of() -> None:
+    swi, brain = scan_with_ball()
+    found = detector_input(swi, None, brain)
+    assert DETECTOR_SPACING_MM == anchors.SPACING_MM
+    assert np.allclose(np.linalg.norm(found.ijk_to_ras[:3, :3], axis=0), anchors.SPACING_MM)
+    assert found.array.dtype == np.float32
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+def test_every_way_of_storing_a_scan_gives_the_same_arrays(axes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    empty = empty_scan((40, 46, 30), (1.1, 1.2, 2.0))
+    head = ((coordinates(empty) / [18, 22, 24]) ** 2).sum(axis=-1) < 1
+    swi = empty.with_array((head * rng.uniform(50, 100, head.shape)).astype(np.float32))
+    phase = empty.with_array(rng.normal(0, 1, head.shape).astype(np.float32))
+    mars = empty.with_array(head.astype(np.uint8))
+    flipped = axes[:2]
+    other_swi, other_phase, other_mars = (stored_as(v, axes, flipped) for v in (swi, phase, mars))
+
+    brain, other_brain = brain_mask(mars), brain_mask(other_mars)
+    assert np.array_equal(brain.array, other_brain.in_ras_order().array)
+    for one, other in (
+        (segmenter_input(swi), segmenter_input(other_swi)),
+        (detector_input(swi, phase, brain), detector_input(other_swi, other_phase, other_brain)),
+    ):
+        assert np.array_equal(one.array, other.array)
+        assert np.allclose(one.ijk_to_ras, other.ijk_to_ras)
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+def test_an_array_goes_back_to_the_order_in_which_its_scan_is_stored(axes: tuple[int, ...]) -> None:
+    scan = stored_as(empty_scan((3, 4, 5)), axes, (1, 2))
+    scan = scan.with_array(np.arange(60).reshape(scan.array.shape))
+    assert np.array_equal(as_stored(scan.in_ras_order().array, scan).array, scan.array)
+
+
+def test_an_oblique_scan_keeps_its_own_axes() -> None:
+    swi, brain = scan_with_ball()
+    angle = np.deg2rad(20)
+    tilt = np.eye(4)
+    tilt[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    straight = detector_input(swi, None, brain)
+    tilted = detector_input(
+        Volume(swi.array, tilt @ swi.ijk_to_ras), None, Volume(brain.array, tilt @ brain.ijk_to_ras)
+    )
+    assert np.allclose(tilted.ijk_to_ras, tilt @ straight.ijk_to_ras)
+    assert np.allclose(tilted.array, straight.array, atol=1e-4)
+
+
+@pytest.mark.parametrize(("spacing_mm", "error_mm"), [((0.5, 0.5, 1.0), 1e-4), ((2.0, 2.0, 2.0), 0.06)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_place_stays_where_it_is_when_resampled(spacing_mm: tuple, error_mm: float, axis: int) -> None:
+    empty = empty_scan((60, 66, 20), (0.7, 0.9, 2.0))
+    resampled = on_grid(empty.with_array(coordinates(empty)[..., axis].astype(np.float32)), spacing_mm)
+    inner = (slice(3, -3),) * 3
+    assert np.abs(resampled.array - coordinates(resampled)[..., axis])[inner].max() < error_mm
+
+
+def test_a_pattern_too_fine_for_the_grid_is_averaged_out_not_aliased() -> None:
+    empty = empty_scan((80, 80, 20), (0.5, 0.5, 2.0))
+    stripes = empty.with_array(np.broadcast_to((np.arange(80) % 2)[:, None, None], (80, 80, 20)).astype(np.float32))
+    coarse = on_grid(stripes, (2.0, 2.0, 2.0)).array[2:-2]
+    assert np.allclose(coarse, 0.5, atol=0.01)
+
+
+def test_coil_shading_and_scale_do_not_reach_the_detector() -> None:
+    swi, brain = scan_with_ball()
+    shading = np.exp(coordinates(swi)[..., 0] / 60)
+    plain = detector_input(swi, None, brain)
+    shaded = detector_input(swi.with_array((swi.array * shading * 37).astype(np.float32)), None, brain)
+    deep = np.linalg.norm(coordinates(Volume(plain.array[0], plain.ijk_to_ras)), axis=-1) < 22
+    assert np.abs(shaded.array[0] - plain.array[0])[deep].max() < 0.1
+    assert shaded.array[0][deep].min() < -0.6
+
+
+def test_outside_the_brain_and_without_phase_there_are_zeros() -> None:
+    swi, brain = scan_with_ball()
+    found = detector_input(swi.with_array(swi.array + 20), None, brain)
+    radius = np.sqrt(((coordinates(Volume(found.array[0], found.ijk_to_ras)) / [35, 40, 36]) ** 2).sum(axis=-1))
+    assert not found.array[:, radius > 1.05].any()
+    assert found.array[0][radius < 0.9].any()
+    assert not found.array[1].any()
+
+
+def test_phase_is_interpolated_around_the_circle() -> None:
+    empty = empty_scan((40, 40, 20), (0.5, 0.5, 2.0))
+    swi, brain = empty.with_array(empty.array + 1), empty.with_array(np.ones(empty.array.shape, bool))
+    phase = empty.with_array(np.where(np.arange(20) % 2, 3.0, -3.0).astype(np.float32) + empty.array)
+    between = detector_input(swi, phase, brain).array[1][:, :, 1::2]
+    assert np.abs(between[:, :, :-1]).min() > 0.99
+
+
+def test_the_brain_mask_holds_ventricles_and_sulci_and_a_rim_of_two_millimeters() -> None:
+    empty = empty_scan((100, 100, 50), (0.8, 0.8, 1.6))
+    ras = coordinates(empty)
+    radius = np.linalg.norm(ras, axis=-1)
+    ventricle = np.linalg.norm(ras - [5, 0, 0], axis=-1) < 8
+    sulcus = (np.abs(ras[..., 0]) < 1.5) & (ras[..., 1] > 15)
+    mask = brain_mask(empty.with_array(((radius < 30) & ~ventricle & ~sulcus).astype(np.uint8))).array
+    assert mask[ventricle].all()
+    assert mask[sulcus & (radius < 29)].all()
+    assert mask[(radius < 30.5) & (np.abs(ras[..., 0]) > 6)].all()
+    assert not mask[radius > 34].any()
+
+
+def test_an_empty_label_map_gives_an_empty_brain_and_an_empty_input() -> None:
+    swi, _ = scan_with_ball()
+    brain = brain_mask(swi.with_array(np.zeros(swi.array.shape, np.uint8)))
+    assert not brain.array.any()
+    assert not detector_input(swi, None, brain).array.any()
+
+
+def test_the_segmenter_sees_a_standardized_head_and_coordinates_from_its_middle() -> None:
+    swi, _ = scan_with_ball()
+    seen = segmenter_input(swi)
+    ras = coordinates(Volume(seen.array[0], seen.ijk_to_ras))
+    assert seen.array.shape[0] == 4
+    assert np.allclose(np.moveaxis(seen.array[1:], 0, -1) * 100, ras, atol=1.5)
+    assert np.abs(seen.array[0]).max() <= 3
+    brighter = segmenter_input(swi.with_array(swi.array * 37))
+    assert np.allclose(brighter.array, seen.array, atol=1e-3)
+
+
+@pytest.mark.parametrize("air", [0.0, 4.0])
+@pytest.mark.parametrize("shading_per_mm", [0.0, 0.01])
+def test_the_head_is_found_stripped_or_not_and_in_spite_of_shading(air: float, shading_per_mm: float) -> None:
+    rng = np.random.default_rng(1)
+    ras = (np.stack(np.meshgrid(*map(np.arange, (80, 96, 80)), indexing="ij"), axis=-1) - [37, 50, 41]) * 2.0
+    radius = np.sqrt(((ras / [62, 78, 66]) ** 2).sum(axis=-1))
+    head = (radius < 1) * 100 * np.exp(shading_per_mm * ras[..., 1]) * rng.uniform(0.8, 1.2, radius.shape)
+    channels = segmenter_channels((head + air * rng.rayleigh(1, radius.shape)).astype(np.float32))
+    assert np.allclose(np.moveaxis(channels[1:], 0, -1) * 100, ras, atol=4)

@@ -1,0 +1,113 @@
+"""The child process: its events, its errors and how it stops, always with the real process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.request import DetectionRequest
+from CMBDetectorLib.resources import resources_dir
+
+SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
+
+
+def start(folder: Path, **changes) -> subprocess.Popen[str]:
+    asked = {"swi": SAMPLE / "swi.nii.gz", "phase": SAMPLE / "phase.nii.gz", "out": folder / "out", **changes}
+    request = folder / "request.json"
+    request.write_text(DetectionRequest(**asked).to_json(), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "CMBDetectorLib.worker", str(request)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_stage(process: subprocess.Popen[str], stage: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("stage") == stage:
+            return
+    pytest.fail(f"the worker never reached the stage {stage}")
+
+
+def read_to_end(process: subprocess.Popen[str]) -> str:
+    """Read all events while stdin stays open; `communicate` would close it, which cancels."""
+    assert process.stdout is not None
+    out = process.stdout.read()
+    process.wait(timeout=120)
+    return out
+
+
+@pytest.mark.parametrize("stage", ["read", "localize", "detect", "report"])
+def test_a_line_on_stdin_stops_the_worker_within_two_seconds_and_leaves_nothing(tmp_path, stage):
+    process = start(tmp_path)
+    wait_for_stage(process, stage)
+    asked = time.monotonic()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("cancel\n")
+    process.stdin.flush()
+    events = [json.loads(line) for line in process.stdout]
+    assert process.wait(timeout=10) == 130
+    assert time.monotonic() - asked < 2.0
+    assert events[-1]["event"] == "cancelled"
+    assert [path.name for path in tmp_path.iterdir()] == ["request.json"]
+
+
+def test_a_closed_stdin_stops_the_worker_as_when_its_window_dies(tmp_path):
+    process = start(tmp_path)
+    wait_for_stage(process, "localize")
+    asked = time.monotonic()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=10) == 130
+    assert time.monotonic() - asked < 2.0
+    assert [path.name for path in tmp_path.iterdir()] == ["request.json"]
+
+
+def test_a_cancelled_overwrite_keeps_the_earlier_result(tmp_path):
+    earlier = tmp_path / "out" / "summary.txt"
+    earlier.parent.mkdir()
+    earlier.write_text("earlier")
+    process = start(tmp_path, overwrite=True)
+    wait_for_stage(process, "report")
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(timeout=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "request.json"]
+    assert earlier.read_text() == "earlier"
+
+
+def test_a_users_mistake_is_one_error_event_without_a_traceback(tmp_path):
+    process = start(tmp_path, swi=tmp_path / "nothing.nii.gz")
+    last = json.loads(read_to_end(process).splitlines()[-1])
+    assert process.stderr is not None
+    err = process.stderr.read()
+    assert last["event"] == "error" and "nothing.nii.gz" in last["message"]
+    assert process.returncode == last["exit_code"] == 2
+    assert "Traceback" not in err
+
+
+def test_paths_with_spaces_and_other_scripts_work(tmp_path):
+    folder = tmp_path / "Bilder mit Größe 大脑"
+    folder.mkdir()
+    for name in ("swi", "phase"):
+        (folder / f"{name} 1.nii.gz").write_bytes((SAMPLE / f"{name}.nii.gz").read_bytes())
+    process = start(folder, swi=folder / "swi 1.nii.gz", phase=folder / "phase 1.nii.gz")
+    assert json.loads(read_to_end(process).splitlines()[-1])["event"] == "result"
+    assert (folder / "out" / "candidates.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["{swi: 1", "[]", '{"swi": "a.nii"}', '{"swi": "a", "out": "b", "settings": {"x": 1}}'])
+def test_a_request_that_is_not_valid_is_refused_plainly(text):
+    with pytest.raises(InputError, match="request"):
+        DetectionRequest.from_json(text)
+
+
+def test_a_request_survives_its_file():
+    request = DetectionRequest(swi=Path("a b/ä.nii"), phase=None, out=Path("out"), overwrite=True)
+    assert DetectionRequest.from_json(request.to_json()) == request
