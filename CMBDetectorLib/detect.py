@@ -92,8 +92,9 @@ def keep_strongest(
 ) -> npt.NDArray[np.intp]:
     """Non-maximum suppression by distance: indices of the boxes to keep, strongest first.
 
-    A box goes when a stronger one has its center within half the diameter of either, or within 1.5 mm. Overlap (IoU), the
-    usual measure, would split one lesion of 3 mm whose boxes differ by one 2 mm cell, and join two close large ones.
+    A box goes when a stronger one has its center within half the diameter of either, or within 1.5 mm. Overlap (IoU),
+    the usual measure, would split one lesion of 3 mm whose boxes differ by one 2 mm cell, and join two close large
+    ones.
     """
     order = np.argsort(-probability, kind="stable")
     kept = []

@@ -138,7 +138,10 @@ class SegmenterTraining(Training):
     coordinates : bool
         Read the coordinate channels.
     patch : tuple of int
-        Voxels along R, A, S (2 mm), multiples of 16; large enough for a head.
+        Voxels along R, A, S (2 mm) of an image, multiples of 16; large enough for a head.
+    window : tuple of int
+        Voxels of the random part of it that a step computes, multiples of 16: coordinates tell the network where it
+        is, so most of what a step learns costs a third of the time.
     rendered : float
         Share of samples that are rendered cases; the rest are domain-randomized.
     side_weight : float
@@ -149,6 +152,7 @@ class SegmenterTraining(Training):
     coordinates: bool = True
     batch: int = 2
     patch: tuple[int, int, int] = (96, 112, 80)
+    window: tuple[int, int, int] = (64, 80, 64)
     rendered: float = 0.5
     side_weight: float = 0.5
 

@@ -106,6 +106,13 @@ def segmenter_batch(
             sample = random_sample(heads[int(rng.integers(len(heads)))], shape, rng)
         padding = [(0, int(n)) for n in fill]
         image = np.pad(segmenter_channels(sample.image), [(0, 0), *padding])
-        batch.append((image, np.pad(sample.label, padding), np.pad(sample.left, padding)))
+        part = _window(image.shape[1:], config.window, rng)
+        batch.append((image[(slice(None), *part)], np.pad(sample.label, padding)[part], np.pad(sample.left, padding)[part]))
     images, labels, lefts = (torch.from_numpy(np.stack(parts)) for parts in zip(*batch, strict=True))
     return {"image": images, "label": labels, "left": lefts}
+
+
+def _window(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> tuple[slice, ...]:
+    """Random part of an image; one that is smaller than the window along an axis is taken whole there."""
+    starts = [int(rng.integers(max(0, n - w) + 1)) for n, w in zip(shape, size, strict=True)]
+    return tuple(slice(start, start + w) for start, w in zip(starts, size, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ VENTRICLES = ellipsoid((-10, 5, 15), (7, 28, 10)) | ellipsoid((10, 5, 15), (7, 2
 TISSUE = BRAIN & ~VENTRICLES
 
 
+@cache
 def head(fluid: float = 0.75, noise: float = 0.04, seed: int = 0) -> np.ndarray:
     """Magnitude or SWI, tissue about 1; `fluid` is the brightness of ventricles and the fluid around the brain."""
     rng = np.random.default_rng(seed)
@@ -55,6 +57,7 @@ def head(fluid: float = 0.75, noise: float = 0.04, seed: int = 0) -> np.ndarray:
     return np.hypot(image + real, imaginary).astype(np.float32)
 
 
+@cache
 def phase_rad(filtered: bool = False, seed: int = 1) -> np.ndarray:
     """Phase in rad: wrapped background, or high-pass filtered, and in air nothing but noise."""
     rng = np.random.default_rng(seed)
