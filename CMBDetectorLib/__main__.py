@@ -46,7 +46,11 @@ def detect(options: argparse.Namespace) -> None:
         phase=options.phase,
         out=options.out,
         settings=Settings(
-            threshold=options.threshold, device=options.device, polarity=options.polarity, threads=options.threads
+            threshold=options.threshold,
+            device=options.device,
+            polarity=options.polarity,
+            threads=options.threads,
+            force=options.force,
         ),
         overwrite=options.overwrite,
         with_images=options.with_images,
@@ -137,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--polarity", choices=POLARITIES, default="auto", help="how paramagnetic tissue (veins along the "
                      "field) looks on the phase image (default: %(default)s, measured)")  # fmt: skip
     one.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    one.add_argument("--force", action="store_true", help="search an image that looks unsuitable all the same")
     one.add_argument("--overwrite", action="store_true", help="replace an earlier result in the folder")
     one.add_argument("--with-images", action="store_true", help="copy the images beside the results, so that "
                      "scene.mrml opens anywhere")  # fmt: skip

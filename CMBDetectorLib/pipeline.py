@@ -38,8 +38,8 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
     ----------
     request : DetectionRequest
     progress : callable
-        Called as ``progress(stage, fraction, message)`` with the stages of `stages.STAGES`; it cancels the run by raising
-        `errors.Cancelled`.
+        Called as ``progress(stage, fraction, message)`` with the stages of `stages.STAGES`; raising
+        `errors.Cancelled` in it cancels the run.
     models_dir : Path or None
         Folder of the networks; None takes the bundled ones.
 
@@ -62,7 +62,7 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
             progress("read", 0.6, f"Reading {request.phase.name}")
         phase = read_volume(request.phase) if request.phase is not None else None
     with _timed("check", seconds, progress):
-        inputs = check(swi, phase)
+        inputs = check(swi, phase, force=settings.force)
         swi_file = InputFile(str(request.swi), swi.sha256)
         phase_file = InputFile(str(request.phase), phase.sha256) if phase is not None else None
     with _timed("localize", seconds, progress):

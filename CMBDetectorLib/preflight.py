@@ -1,26 +1,26 @@
 """Is this pair of images usable? Every answer is one sentence: which file, which value, what to do.
 
-What cannot be searched is refused (`InputError`); what only may be wrong becomes a notice, as SWI differ much between
-scanners and a wrong refusal costs more than a sentence too many:
+What cannot be searched is refused (`InputError`). What is only doubtful is refused too, until the reader says to search
+it all the same: SWI differ much between scanners, and the reader knows more than these rules.
 
 ================================================  =======================================================
-refused                                           notice
+refused                                           refused unless told to search all the same (``force``)
 ================================================  =======================================================
 fewer than 8 slices, constant                     slices thicker than 5 mm (over 10 mm: refused)
 spacing 0, negative or impossible, head too       less than 80 mm of the head covered (under 40 mm: refused)
 small or too large for a head
-NaN inside the head                               NaN around the head, or in a few voxels
-SWI and phase swapped, phase as SWI, CT,          fluid as dark as on T1 and FLAIR or as bright as on T2: a large
-spin echo, inversion recovery, minIP              hemorrhage can look the same, so contrast alone refuses nothing
-phase of an unknown range, from another place     phase missing, read in an assumed range, resampled
+NaN inside the head                               fluid as dark as on T1 and FLAIR or as bright as on T2: a large
+SWI and phase swapped, phase as SWI, CT,          hemorrhage can look the same
+spin echo, inversion recovery, minIP
+phase of an unknown range, from another place
 ================================================  =======================================================
+
+Only told: NaN around the head or in a few voxels; phase missing, read in an assumed range, or resampled.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.segmentation import clear_border
 
-from CMBDetectorLib.errors import InputError, OutputError
+from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.volume import Volume
 
 SPACING_MM = (0.05, 20.0)  # what any head scan has
@@ -42,7 +42,7 @@ OVERLAP = 0.9  # share of the SWI that the phase must cover
 SHORTEST_ECHO_MS = 5.0  # below this, no field strength gives susceptibility weighting
 PHASE_RANGES = (1, 2 * np.pi, 255, 360, 1023, 4095, 65535)  # of phase stored without a sign
 COARSE_MM = 3.0  # at which the head is outlined
-FLUID_ML = 6.0  # see `_contrast_notice`
+FLUID_ML = 6.0  # see `_contrast_doubt`
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Preflight:
     notices: tuple[str, ...]
 
 
-def check(swi: Volume, phase: Volume | None) -> Preflight:
+def check(swi: Volume, phase: Volume | None, *, force: bool = False) -> Preflight:
     """Check a pair and bring it onto one grid.
 
     Parameters
@@ -73,6 +73,8 @@ def check(swi: Volume, phase: Volume | None) -> Preflight:
         Susceptibility-weighted image, any grid and scale.
     phase : Volume or None
         Phase image of the same scan, in any range that `CMBDetectorLib.phase.to_radians` knows.
+    force : bool
+        Search a doubtful image all the same; the doubts become notices.
 
     Raises
     ------
@@ -84,7 +86,10 @@ def check(swi: Volume, phase: Volume | None) -> Preflight:
         phase, more = _usable(phase, "the phase image")
         notices += more
     _refuse_wrong_kind(swi, phase)
-    notices += _check_head(swi)
+    doubts = _check_head(swi)
+    if doubts and not force:
+        raise InputError(f"{doubts[0]} To search it all the same, use --force.")
+    notices += doubts
     if phase is None:
         notices.append(
             "There is no phase image: calcifications cannot be told from microbleeds, so more candidates are false."
@@ -96,41 +101,6 @@ def check(swi: Volume, phase: Volume | None) -> Preflight:
         phase, moved = _onto_grid(phase, swi)
         notices += [notice for notice in (assumed, moved) if notice]
     return Preflight(swi, phase, tuple(notices))
-
-
-def check_output(out: Path, overwrite: bool, needed_mb: float, free_mb: float | None = None) -> None:
-    """Check before any work that results can be written to a folder. Makes nothing.
-
-    Parameters
-    ----------
-    out : Path
-        The folder, existing or not.
-    overwrite : bool
-        Whether a folder that holds files may be used.
-    needed_mb : float
-        Space that the results take, 10^6 bytes.
-    free_mb : float, optional
-        Free space; measured when not given.
-
-    Raises
-    ------
-    OutputError
-        The folder is taken, not writable, or on a disk that is too full.
-    """
-    try:
-        if out.is_file():
-            raise OutputError(f"{out} is a file. Choose a folder for the results.")
-        if out.is_dir() and not overwrite and any(out.iterdir()):
-            raise OutputError(f"The folder {out} is not empty. Choose another one, or allow overwriting.")
-        existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-        # Trying is the only sure test: permission bits say little on network drives, on Windows and to root.
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError:
-        raise OutputError(f"Nothing can be written to {out}. Choose a folder where you may write.") from None
-    free = shutil.disk_usage(existing).free / 1e6 if free_mb is None else free_mb
-    if free < needed_mb:
-        raise OutputError(f"The disk of {out} has {free:.0f} MB free, {needed_mb:.0f} MB are needed. Make space on it.")
 
 
 def _name(volume: Volume, role: str) -> str:
@@ -279,12 +249,12 @@ def _check_head(swi: Volume) -> list[str]:
     if thickness > TOO_THICK_MM:
         raise InputError(f"{name} has slices of {thickness:.3g} mm, too thick for microbleeds. Give 5 mm or thinner.")
 
-    notices = []
+    doubts = []
     if height < COVERED_MM:
-        notices.append(f"{name} covers only {height:.0f} mm of the head's height; the regions named may be wrong.")
+        doubts.append(f"{name} covers only {height:.0f} mm of the head's height; the regions named may be wrong.")
     if thickness > THICK_MM:
-        notices.append(f"{name} has slices of {thickness:.3g} mm; small microbleeds will be missed over 5 mm.")
-    return notices + _contrast_notice(name, coarse, spacing_mm, head)
+        doubts.append(f"{name} has slices of {thickness:.3g} mm; over 5 mm, small microbleeds are missed.")
+    return doubts + _contrast_doubt(name, coarse, spacing_mm, head)
 
 
 def _outline(swi: Volume) -> tuple[npt.NDArray, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -303,7 +273,7 @@ def _outline(swi: Volume) -> tuple[npt.NDArray, npt.NDArray[np.float64], npt.NDA
     return coarse, swi.spacing_mm * block, head
 
 
-def _contrast_notice(name: str, coarse: npt.NDArray, spacing_mm: npt.NDArray, head: npt.NDArray[np.bool_]) -> list[str]:
+def _contrast_doubt(name: str, coarse: npt.NDArray, spacing_mm: npt.NDArray, head: npt.NDArray[np.bool_]) -> list[str]:
     """Say when fluid deep in the head is as dark as on T1 and FLAIR or as bright as on T2.
 
     On SWI, ventricles are 0.6 to 1.6 times as bright as tissue. Counted is what lies more than 25 mm inside the head's

@@ -26,12 +26,15 @@ class Settings:
         How paramagnetic tissue looks on the phase image: ``bright``, ``dark``, or ``auto`` (measured on veins).
     threads : int or None
         CPU threads; None takes all cores.
+    force : bool
+        Search an image that preflight doubts all the same.
     """
 
     threshold: float | None = None
     device: str = "auto"
     polarity: str = "auto"
     threads: int | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0.0 < self.threshold < 1.0:

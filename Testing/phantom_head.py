@@ -17,7 +17,7 @@ def phantom_head(name: str = "phantom") -> Head:
         moved = (grid - (middle + center)[:, None, None, None]) / np.array(radii)[:, None, None, None]
         return (moved**2).sum(axis=0) < 1
 
-    left = (grid[0] < middle[0])
+    left = grid[0] < middle[0]
     labels = np.zeros(shape, np.int16)
     mars = np.zeros(shape, np.uint8)
     labels[inside((0, 0, 0), (43, 52, 41))] = 511

@@ -31,9 +31,7 @@ class Down(nn.Sequential):
     """Max pooling to half the size, then two convolution blocks."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            nn.MaxPool3d(2), ConvBlock(channels_in, channels_out), ConvBlock(channels_out, channels_out)
-        )
+        super().__init__(nn.MaxPool3d(2), ConvBlock(channels_in, channels_out), ConvBlock(channels_out, channels_out))
 
 
 class Up(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,28 +36,37 @@ FILES = (
     "scene.mrml",
     *IMAGES.values(),
 )
+NEEDED_MB = 150  # a large case with its images
 _drafts: dict[Path, tuple[Path, Path]] = {}  # folder being written: where the earlier result waits, where it goes
 DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left behind by file browsers
 
 
-def check_folder(out: Path, *, overwrite: bool = False) -> None:
+def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = None) -> None:
     """Raise `OutputError` unless a result could go to `out`. Cheap: ask before the search, not after it.
 
     An empty folder is free. With `overwrite` an earlier result is, too, but never a folder that holds other files.
+    `free_mb` is the space on its disk, 10^6 bytes; measured when not given.
     """
-    if out.exists() and not out.is_dir():
+    with _said_plainly(out):
+        is_file = out.exists() and not out.is_dir()
+        found = {entry.name for entry in out.iterdir()} - DESKTOP_FILES if out.is_dir() else set()
+        parent = next((folder for folder in out.absolute().parents if folder.is_dir()), out)
+    if is_file:
         raise OutputError(f"{out} is a file; give the name of a folder for the results.")
     if os.path.ismount(out):
         raise OutputError(f"{out} is the root of a drive; give a folder inside it, such as {out / 'result'}.")
-    with _said_plainly(out):
-        found = {entry.name for entry in out.iterdir()} - DESKTOP_FILES if out.exists() else set()
-        parent = next(folder for folder in out.absolute().parents if folder.exists())
     if strangers := sorted(found - set(FILES)):
         raise OutputError(f"{out} holds files that are not a result ({strangers[0]}); choose another folder.")
     if found and not overwrite:
         raise OutputError(f"{out} holds an earlier result; choose another folder or ask to overwrite it.")
-    if not os.access(parent, os.W_OK):
-        raise OutputError(f"No permission to write in {parent}; choose a folder of your own.")
+    try:  # trying is the only sure test: permission bits say little on network drives, on Windows and to root
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError:
+        raise OutputError(f"No permission to write in {parent}; choose a folder of your own.") from None
+    free = shutil.disk_usage(parent).free / 1e6 if free_mb is None else free_mb
+    if free < NEEDED_MB:
+        raise OutputError(f"The disk of {out} has {free:.0f} MB free, {NEEDED_MB} MB are needed. Make space on it.")
 
 
 def write_result(

@@ -109,7 +109,7 @@ def render(
     image = torch.cat(full, dim=2)
     ratio = image / (torch.cat(bare, dim=2) + 1e-9)
 
-    white = float(torch.median(image.abs()[:: 4, :: 4][_upsample_mask(placed, slices, protocol)[:: 4, :: 4]]))
+    white = float(torch.median(image.abs()[::4, ::4][_upsample_mask(placed, slices, protocol)[::4, ::4]]))
     raw_phase = bool(random.random() < 0.25)
     stored = acquire(image, FINE_MM, protocol, random, noise, white, raw_phase)
 
@@ -252,7 +252,7 @@ def _appearance(
 
 
 def _side(center_mm: npt.NDArray, placed: PlacedHead) -> str:
-    """Side of the body from the label numbers around a point: below 40 left, above right, within 3 mm of both midline."""
+    """Side of the body from the label numbers within 3 mm: those of both sides mean midline."""
     index = np.round(center_mm - placed.origin_mm).astype(int)
     reach = 3
     box = tuple(slice(max(0, i - reach), i + reach + 1) for i in index)

@@ -127,7 +127,9 @@ def microbleed_count(burden: str, random: np.random.Generator) -> int:
     return int(random.integers(6, 16)) if draw < 0.95 else int(random.integers(20, 50))
 
 
-def microbleeds(mars: npt.NDArray[np.uint8], origin_mm: npt.NDArray, count: int, random: np.random.Generator):
+def microbleeds(
+    mars: npt.NDArray[np.uint8], origin_mm: npt.NDArray, count: int, random: np.random.Generator
+) -> list[Source]:
     """Random microbleeds in brain tissue, at least 6 mm apart."""
     tissue = ndimage.binary_erosion(mars > 0)
     sources: list[Source] = []

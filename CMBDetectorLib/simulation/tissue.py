@@ -108,8 +108,7 @@ def tissue_maps(placed: PlacedHead, protocol: Protocol, random: np.random.Genera
     texture = _noise(labels.shape, 2.5, random, labels.device)
     maps[0] *= 1 + 0.025 * texture
     maps[1] *= 1 + 0.06 * _noise(labels.shape, 5.0, random, labels.device)
-    signal, r2star, chi = (gaussian(each, 0.6) for each in maps)  # label maps have steps, tissue has none
-    return TissueMaps(signal, r2star, chi)
+    return TissueMaps(*(gaussian(each, 0.6) for each in maps))  # label maps have steps, tissue has none
 
 
 def cavities(placed: PlacedHead) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,9 +183,7 @@ def dilate(mask: torch.Tensor, voxels: int) -> torch.Tensor:
     return image[0, 0] > 0.5
 
 
-def _noise(
-    shape: torch.Size, scale_mm: float, random: np.random.Generator, device: torch.device
-) -> torch.Tensor:
+def _noise(shape: torch.Size, scale_mm: float, random: np.random.Generator, device: torch.device) -> torch.Tensor:
     """Smooth random texture of unit standard deviation with the given correlation length."""
     knots = [max(2, int(np.ceil(n / scale_mm))) for n in shape]
     coarse = torch.from_numpy(random.normal(0, 1, knots).astype(np.float32)).to(device)

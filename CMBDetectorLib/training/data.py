@@ -137,8 +137,10 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
         boxes.append(box)
         present.append(lesions.present)
     return {
-        "image": torch.from_numpy(np.stack(images)), "label": torch.from_numpy(np.stack(labels)),
-        "boxes": torch.from_numpy(np.stack(boxes)), "with_lesions": torch.tensor(present),
+        "image": torch.from_numpy(np.stack(images)),
+        "label": torch.from_numpy(np.stack(labels)),
+        "boxes": torch.from_numpy(np.stack(boxes)),
+        "with_lesions": torch.tensor(present),
     }
 
 

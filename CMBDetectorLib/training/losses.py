@@ -40,8 +40,9 @@ def box_loss(boxes: Tensor, target: Tensor, label: Tensor) -> Tensor:
     label : Tensor, shape (B, 3, r, a, s)
     """
     batch, anchor, r, a, s = torch.nonzero(label == POSITIVE, as_tuple=True)
-    error = functional.smooth_l1_loss(boxes[batch, anchor, :, r, a, s], target[batch, anchor, :, r, a, s],
-                                      beta=0.1, reduction="sum")
+    error = functional.smooth_l1_loss(
+        boxes[batch, anchor, :, r, a, s], target[batch, anchor, :, r, a, s], beta=0.1, reduction="sum"
+    )
     return error / max(len(batch), 1)
 
 

@@ -107,7 +107,8 @@ def segmenter_batch(
         padding = [(0, int(n)) for n in fill]
         image = np.pad(segmenter_channels(sample.image), [(0, 0), *padding])
         part = _window(image.shape[1:], config.window, rng)
-        batch.append((image[(slice(None), *part)], np.pad(sample.label, padding)[part], np.pad(sample.left, padding)[part]))
+        label, left = (np.pad(each, padding)[part] for each in (sample.label, sample.left))
+        batch.append((image[(slice(None), *part)], label, left))
     images, labels, lefts = (torch.from_numpy(np.stack(parts)) for parts in zip(*batch, strict=True))
     return {"image": images, "label": labels, "left": lefts}
 

@@ -36,9 +36,7 @@ class Lesions:
         return bool(self.counts.any())
 
 
-def assign(
-    shape: tuple[int, int, int], lesions: Lesions
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def assign(shape: tuple[int, int, int], lesions: Lesions) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Objectness and boxes for the cells of a crop (ours; the paper does not publish its rule).
 
     A lesion teaches the anchor whose size is closest, in cells whose centers are within max(1.8 mm, 0.35 d) of its

@@ -106,5 +106,7 @@ def test_a_training_configuration_with_a_wrong_name_is_refused(tmp_path):
 
 
 def test_the_installed_command_is_the_module():
-    done = subprocess.run([str(Path(sys.executable).parent / "cmb-detector"), "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "cmb-detector"), "--version"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout.startswith("CMBDetector ")

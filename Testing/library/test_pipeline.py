@@ -118,7 +118,7 @@ def test_an_oblique_dicom_series_gives_the_same_at_the_rotated_places(sample, im
 
 
 def test_the_opposite_phase_sign_changes_nothing(sample, images, tmp_path):
-    swi, phase = images
+    _, phase = images
     write_volume(replace(phase, array=np.clip(-phase.array, -4096, 4095)), tmp_path / "phase.nii.gz")
     opposite = search(SAMPLE / "swi.nii.gz", tmp_path / "phase.nii.gz")
     assert opposite.provenance.polarity != sample.provenance.polarity
@@ -135,9 +135,7 @@ def test_without_phase_it_runs_and_says_what_is_lost(sample):
 def test_the_worker_and_the_command_line_write_the_same_as_the_library(sample, tmp_path):
     request = tmp_path / "request.json"
     request.write_text(
-        DetectionRequest(
-            swi=SAMPLE / "swi.nii.gz", phase=SAMPLE / "phase.nii.gz", out=tmp_path / "worker"
-        ).to_json()
+        DetectionRequest(swi=SAMPLE / "swi.nii.gz", phase=SAMPLE / "phase.nii.gz", out=tmp_path / "worker").to_json()
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "CMBDetectorLib.worker", str(request)],

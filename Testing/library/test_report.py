@@ -128,6 +128,25 @@ def test_the_root_of_a_drive_is_refused() -> None:
         check_folder(Path("/"))
 
 
+def test_a_folder_without_permission_is_refused_before_the_search(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may write everywhere, so become nobody
+    try:
+        with pytest.raises(OutputError, match=r"(?i)permission"):
+            check_folder(tmp_path / "results")
+    finally:
+        os.seteuid(user)
+
+
+def test_a_full_disk_is_refused_before_the_search(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="has 12 MB free, 150 MB are needed"):
+        check_folder(tmp_path, free_mb=12)
+    check_folder(tmp_path, free_mb=151)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_below_a_file_is_refused_by_name(result: Result, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"Cannot write the results to .*file/out"):

@@ -76,7 +76,8 @@ def test_a_burden_of_none_has_no_lesion_and_still_has_veins(head, trees):
     placed = place(head, random)
     points, volumes = vein_points(trees, placed, random)
     spacing = np.full(3, 0.5)
-    fraction = splat(points, volumes, placed.origin_mm, spacing, tuple(2 * n for n in placed.labels.shape))
+    r, a, s = placed.labels.shape
+    fraction = splat(points, volumes, placed.origin_mm, spacing, (2 * r, 2 * a, 2 * s))
     assert float(fraction.sum()) * 0.125 == pytest.approx(volumes.sum(), rel=0.2)
 
 

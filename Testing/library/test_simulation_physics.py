@@ -16,7 +16,8 @@ CHI_PPM = 1.0
 
 def distances(n: int, center: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     axis = torch.arange(n, dtype=torch.float32) - center
-    return torch.meshgrid(axis, axis, axis, indexing="ij")
+    r, a, s = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return r, a, s
 
 
 def soft_ball(n: int, radius: float) -> torch.Tensor:

@@ -102,7 +102,9 @@ def test_paths_with_spaces_and_other_scripts_work(tmp_path):
     assert (folder / "out" / "candidates.csv").exists()
 
 
-@pytest.mark.parametrize("text", ["{swi: 1", "[]", '{"swi": "a.nii"}', '{"swi": "a", "out": "b", "settings": {"x": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["{swi: 1", "[]", '{"swi": "a.nii"}', '{"swi": "a", "out": "b", "settings": {"x": 1}}']
+)
 def test_a_request_that_is_not_valid_is_refused_plainly(text):
     with pytest.raises(InputError, match="request"):
         DetectionRequest.from_json(text)
