@@ -80,6 +80,7 @@ def simulate(options: argparse.Namespace) -> None:
         burden=options.burden,
         heads=options.only.split(",") if options.only else None,
         device=options.device,
+        pictures=options.pictures,
         progress=_progress(options),
     )
 
@@ -154,11 +155,13 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the cases")
     many.add_argument("--cases", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
     many.add_argument("--seed", type=int, default=0, metavar="S", help="first seed (default: %(default)s)")
-    many.add_argument("--protocol", default="all", metavar="NAME", help="3T-2mm, 3T-3mm, 3T-opposite, 1.5T or all")
+    many.add_argument("--protocol", default="all", metavar="NAME", help="3T-2mm, 3T-3mm, 3T-opposite, 1.5T, "
+                      "3T-compact or all")  # fmt: skip
     many.add_argument("--varied", action="store_true", help="vary each protocol as hospitals do")
     many.add_argument("--burden", default="realistic", metavar="NAME", help="microbleeds per case: a number, or "
                       "realistic, none, many or training (default: %(default)s)")  # fmt: skip
     many.add_argument("--only", metavar="NN,NN", help="heads to use (default: all in the folder)")
+    many.add_argument("--pictures", action="store_true", help="also write a montage.png of every case")
     many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
     _add_progress(many)
 

@@ -11,6 +11,7 @@ import torch
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.simulation.case import render, write_case
 from CMBDetectorLib.simulation.heads import list_heads, load_head
+from CMBDetectorLib.simulation.montage import montage
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
 from CMBDetectorLib.simulation.veins import VeinTree, grow_veins
 
@@ -29,6 +30,7 @@ def simulate(
     burden: str = "realistic",
     heads: Sequence[str] | None = None,
     device: str = "cpu",
+    pictures: bool = False,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> None:
     """Render ``case_0000``, ``case_0001``, ... into `out`; a case that is already there is kept.
@@ -44,6 +46,8 @@ def simulate(
         Draw each case's protocol from the range around the named one.
     burden : str
         One of `BURDENS`, or a number of microbleeds.
+    pictures : bool
+        Also write ``montage.png`` into every case.
     """
     names = list(heads or list_heads(heads_dir))
     if protocol != "all" and protocol not in PROTOCOLS:
@@ -66,5 +70,9 @@ def simulate(
         if varied:
             kind = vary(kind, np.random.default_rng([seed, n]))
         load = ("many", "none")[(n // len(names)) % 2] if burden == "training" else burden
-        write_case(render(head, grown[name], kind, seed + n, load, device), folder)
+        case = render(head, grown[name], kind, seed + n, load, device)
+        if pictures:
+            folder.mkdir(parents=True, exist_ok=True)
+            montage(case).save(folder / "montage.png")
+        write_case(case, folder)
     progress("simulate", 1.0, f"{cases} cases in {out}")
