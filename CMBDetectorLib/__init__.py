@@ -5,7 +5,7 @@ The way through the library, one file per step::
     volume -> preflight -> phase, preprocessing -> localize, detect -> evidence -> candidate -> pipeline -> report
 
 ``python -m CMBDetectorLib`` is the command line, ``python -m CMBDetectorLib.worker`` the child process that a
-window drives. Nothing here imports Qt; only ``CMBDetectorLib.scene`` imports Slicer or VTK.
+window drives. Nothing here imports Qt, Slicer or VTK.
 """
 
 __version__ = "0.1.0"

@@ -6,8 +6,10 @@ Exit codes: 0 done, 2 input, 3 network files, 4 output, 5 memory, 130 cancelled 
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import signal
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from CMBDetectorLib import RESEARCH_USE, __version__
 from CMBDetectorLib.errors import Cancelled, CMBDetectorError
+from CMBDetectorLib.interruption import raise_on_termination
 from CMBDetectorLib.request import DEVICES, POLARITIES, DetectionRequest, Settings
 from CMBDetectorLib.stages import overall
 
@@ -24,19 +27,30 @@ Progress = Callable[[str, float, str], None]
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code. What the user did wrong is told in one line on stderr."""
     options = _parser().parse_args(arguments)
-    # A terminated run (kill, closed terminal) cleans up as an interrupted one does.
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _interrupt)
+    raise_on_termination()
+    for stream in (sys.stdout, sys.stderr):  # a path in a script that the terminal lacks must not end a good run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         options.command(options)
         return 0
-    except KeyboardInterrupt:
-        print("\nCancelled. Nothing was written.", file=sys.stderr)
-        return Cancelled.exit_code
+    except (KeyboardInterrupt, Cancelled):
+        return _tell(options, "Cancelled.", Cancelled.exit_code)
     except CMBDetectorError as problem:
-        print(f"cmb-detector: {problem}", file=sys.stderr)
-        return problem.exit_code
+        return _tell(options, f"cmb-detector: {problem}", problem.exit_code)
+    except BrokenPipeError:  # whoever read the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _tell(options: argparse.Namespace, message: str, exit_code: int) -> int:
+    """End with a message: on a line of its own below a progress bar, and as an event where events were asked for."""
+    if _draws_bar(options):
+        print(file=sys.stderr)
+    print(message, file=sys.stderr)
+    if options.json_progress:
+        print(json.dumps({"event": "error", "message": message, "exit_code": exit_code}), flush=True)
+    return exit_code
 
 
 def detect(options: argparse.Namespace) -> None:
@@ -56,10 +70,12 @@ def detect(options: argparse.Namespace) -> None:
         with_images=options.with_images,
     )
     from CMBDetectorLib.report import format_table, summary_lines
-    from CMBDetectorLib.worker import perform
+    from CMBDetectorLib.worker import perform, result_event
 
     result = perform(request, _progress(options))
-    if not options.quiet and not options.json_progress:
+    if options.json_progress:
+        print(json.dumps(result_event(request, result)), flush=True)
+    elif not options.quiet:
         print(format_table(result))
         print()
         print("\n".join(summary_lines(result)))
@@ -83,6 +99,47 @@ def simulate(options: argparse.Namespace) -> None:
         pictures=options.pictures,
         progress=_progress(options),
     )
+
+
+def implant(options: argparse.Namespace) -> None:
+    """Put known microbleeds into a scan that has none and write it as a case for `evaluate`."""
+    from CMBDetectorLib.localize import locate, segment
+    from CMBDetectorLib.models import load_model
+    from CMBDetectorLib.phase import prepare
+    from CMBDetectorLib.preflight import check
+    from CMBDetectorLib.report.write import check_folder
+    from CMBDetectorLib.simulation.case import write_case
+    from CMBDetectorLib.simulation.implant import echo_and_field, implanted_case
+    from CMBDetectorLib.volume import read_volume
+
+    check_folder(options.out)
+    swi, phase = read_volume(options.swi), read_volume(options.phase)
+    echo_time_ms, field_t = echo_and_field(swi, options.echo_time, options.field)
+    inputs = check(swi, phase)
+    assert inputs.phase is not None
+    regions = segment(load_model("segmenter"), inputs.swi, _progress(options))
+    prepared = prepare(inputs.phase, inputs.swi, regions.brain, options.polarity)
+
+    same_grid = phase.array.shape == swi.array.shape and abs(phase.ijk_to_ras - swi.ijk_to_ras).max() < 1e-3
+    case = implanted_case(
+        inputs.swi,
+        phase if same_grid else inputs.phase,  # the numbers that the scanner stored, where they need no resampling
+        regions.regions,
+        head=options.swi.name,
+        count=options.count,
+        seed=options.seed,
+        echo_time_ms=echo_time_ms,
+        field_t=field_t,
+        paramagnetic_sign=1 if prepared.polarity == "bright" else -1,
+        location_of=lambda center_ras_mm: locate(center_ras_mm, 0.0, regions)[0],
+    )
+    write_case(case, options.out)
+    if not options.quiet and not options.json_progress:
+        lesions, faint = len(case.truth["lesions"]), len(case.truth["faint"])
+        print(
+            f"{lesions} microbleeds and {faint} too faint to ask for were put in; paramagnetic is {prepared.polarity}."
+        )
+        print(*filter(None, [prepared.notice, f"Written to {options.out}"]), sep="\n")
 
 
 def train(options: argparse.Namespace) -> None:
@@ -114,10 +171,16 @@ def evaluate(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     """Make a checkpoint the bundled network."""
     from CMBDetectorLib.resources import resources_dir
-    from CMBDetectorLib.training.export import export_model
+    from CMBDetectorLib.training.export import export_model, update_manifest
 
     folder = options.models or resources_dir() / "Models"
-    print(export_model(options.network, options.checkpoint, folder, threshold=options.threshold))
+    manifest = export_model(options.network, options.checkpoint, folder, threshold=options.threshold)
+    if options.figures:
+        figures = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.figures}
+        for report in figures.values():
+            report.pop("froc", None)
+        update_manifest(manifest, figures=figures)
+    print(manifest)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--polarity", choices=POLARITIES, default="auto", help="how paramagnetic tissue (veins along the "
                      "field) looks on the phase image (default: %(default)s, measured)")  # fmt: skip
     one.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-    one.add_argument("--force", action="store_true", help="search an image that looks unsuitable all the same")
+    one.add_argument("--force", action="store_true", help="search all the same when slices are thick, "
+                     "the head is not covered, or the contrast looks like T1 or T2")  # fmt: skip
     one.add_argument("--overwrite", action="store_true", help="replace an earlier result in the folder")
     one.add_argument("--with-images", action="store_true", help="copy the images beside the results, so that "
                      "scene.mrml opens anywhere")  # fmt: skip
@@ -164,6 +228,18 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--pictures", action="store_true", help="also write a montage.png of every case")
     many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
     _add_progress(many)
+
+    known = commands.add_parser("implant", help="put known microbleeds into a scan without any, for evaluate")
+    known.set_defaults(command=implant)
+    known.add_argument("--swi", type=Path, required=True, metavar="FILE", help=f"{image}, without microbleeds")
+    known.add_argument("--phase", type=Path, required=True, metavar="FILE", help="phase image of the same scan")
+    known.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for this one case")
+    known.add_argument("--count", type=int, default=10, metavar="N", help="microbleeds (default: %(default)s)")
+    known.add_argument("--seed", type=int, default=0, metavar="S", help="of places and sizes (default: %(default)s)")
+    known.add_argument("--echo-time", type=float, metavar="MS", help="in ms (default: what the scanner wrote)")
+    known.add_argument("--field", type=float, metavar="T", help="in tesla (default: what the scanner wrote)")
+    known.add_argument("--polarity", choices=POLARITIES, default="auto", help="as for detect (default: %(default)s)")
+    _add_progress(known)
 
     learn = commands.add_parser("train", help="train a network on simulated cases")
     learn.set_defaults(command=train)
@@ -187,11 +263,14 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
     ship.add_argument("--models", type=Path, metavar="DIR", help="folder to write to (default: the bundled one)")
     ship.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report by default")
+    ship.add_argument("--figures", type=Path, nargs="+", metavar="FILE", help="reports of 'evaluate' to keep in the "
+                      "manifest, under the names of their files")  # fmt: skip
     return parser
 
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json-progress", action="store_true", help="print progress as one line of JSON per event")
+    parser.add_argument("--json-progress", action="store_true", help="print progress, the result or the error as one "
+                        "line of JSON per event")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -201,9 +280,11 @@ def _progress(options: argparse.Namespace) -> Progress:
     of_all: Callable[[str, float], float] = overall if options.command is detect else lambda stage, fraction: fraction
     if options.json_progress:
         return _json_lines(of_all)
-    if options.quiet or not sys.stderr.isatty():
-        return lambda stage, fraction, message: None
-    return _bar(of_all)
+    return _bar(of_all) if _draws_bar(options) else lambda stage, fraction, message: None
+
+
+def _draws_bar(options: argparse.Namespace) -> bool:
+    return not options.quiet and not options.json_progress and sys.stderr.isatty()
 
 
 def _json_lines(of_all: Callable[[str, float], float]) -> Progress:
@@ -221,14 +302,11 @@ def _bar(of_all: Callable[[str, float], float], width: int = 30) -> Progress:
         done = of_all(stage, fraction)
         bar = "#" * round(done * width)
         end = "\n" if done >= 1 else ""
-        text = f"\r[{bar:<{width}}] {done:4.0%} {time.monotonic() - began:5.1f} s  {message}"
-        print(f"{text:<100.100}", end=end, file=sys.stderr, flush=True)
+        text = f"[{bar:<{width}}] {done:4.0%} {time.monotonic() - began:5.1f} s  {message}"
+        columns = shutil.get_terminal_size().columns - 1  # a full line would begin a new one
+        print(f"\r{text:<{columns}.{columns}}", end=end, file=sys.stderr, flush=True)
 
     return draw
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

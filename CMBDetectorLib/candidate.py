@@ -82,7 +82,10 @@ class Candidate:
 
     @property
     def id(self) -> str:
-        """Name made from the place, the same in every run that finds it there: ``R23A41S12`` (mm, rounded).
+        """Name made from the place, unique within a result: ``R23A41S12`` (mm, rounded).
+
+        Another run may find the same lesion half a millimeter away under a neighboring name; what tells that two
+        candidates are the same is their distance.
 
         >>> Candidate(center_ras_mm=(-23.4, 41.0, 12.2), diameter_mm=4, volume_mm3=20, probability=0.9,
         ...           location=None, phase_evidence=PhaseEvidence.UNCERTAIN).id

@@ -19,7 +19,7 @@ Span = tuple[int, int]  # from, to (exclusive)
 # In blocks of `MULTIPLE` voxels, 16 mm each: a tile reads about 128 mm, of which it shares one block per neighbor.
 TILE_BLOCKS = 8
 HALO_BLOCKS = 1
-NEAREST_MM = 1.5  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
+NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def keep_strongest(
 ) -> npt.NDArray[np.intp]:
     """Non-maximum suppression by distance: indices of the boxes to keep, strongest first.
 
-    A box goes when a stronger one has its center within half the diameter of either, or within 1.5 mm. Overlap (IoU),
+    A box goes when a stronger one has its center within half the diameter of either, or within 1.75 mm. Overlap (IoU),
     the usual measure, would split one lesion of 3 mm whose boxes differ by one 2 mm cell, and join two close large
     ones.
     """

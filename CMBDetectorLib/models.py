@@ -7,6 +7,7 @@ it answers, what it was trained on, and the SHA-256 that `load_model` verifies b
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import warnings
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def load_model(name: str, *, device: str = "auto", models_dir: Path | None = Non
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript; every torch from 2.5 on reads it
-            module = torch.jit.load(str(path), map_location="cpu").eval()
+            module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
             module = module.to(device=chosen, dtype=dtype, memory_format=torch.channels_last_3d)
             module = torch.jit.freeze(module)
     except RuntimeError as problem:
@@ -97,8 +98,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ModelError(f"The manifest {path} cannot be read ({problem.strerror}). {REMEDY}") from None
     except ValueError:
         raise ModelError(f"The manifest {path} is damaged: it is not JSON. {REMEDY}") from None
-    if not isinstance(manifest, dict) or not {"file", "sha256"} <= set(manifest):
-        raise ModelError(f"The manifest {path} names no file or no checksum. {REMEDY}")
+    if not isinstance(manifest, dict) or not {"file", "sha256", "threshold"} <= set(manifest):
+        raise ModelError(f"The manifest {path} names no file, no checksum or no threshold. {REMEDY}")
     return manifest
 
 

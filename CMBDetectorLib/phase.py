@@ -202,9 +202,10 @@ def measure_polarity(phase_filtered: npt.NDArray, swi: Volume, brain: Volume) ->
     flat = np.where(mask, dark.array / local_mean(dark.array, mask, POLARITY_SPACING_MM), 1)
     veins = (ndimage.grey_closing(flat, size=_odd(VEIN_MM)) - flat) * mask
     veins[veins < np.percentile(veins[deep], 90)] = 0
-    spectrum = fft.rfftn(veins, workers=-1)
+    threads = torch.get_num_threads()
+    spectrum = fft.rfftn(veins, workers=threads)
     spectrum *= _dipole(veins.shape, dark.ijk_to_ras)
-    predicted = fft.irfftn(spectrum, s=veins.shape, workers=-1)
+    predicted = fft.irfftn(spectrum, s=veins.shape, workers=threads)
 
     # A true SWI is dark exactly where its mask saw paramagnetic phase, so darkness itself is a second witness.
     template = veins / max(float(veins[deep].std()), 1e-12) + predicted / max(float(predicted[deep].std()), 1e-12)

@@ -9,20 +9,21 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 
 from CMBDetectorLib import __version__
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.detect import Detection, detect
-from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.errors import InputError, ModelError
 from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
 from CMBDetectorLib.localize import Segmentation, locate, segment
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.phase import PreparedPhase, prepare
 from CMBDetectorLib.preflight import check
 from CMBDetectorLib.preprocessing import detector_input
-from CMBDetectorLib.request import DetectionRequest, Settings
-from CMBDetectorLib.result import FLOOR, InputFile, Provenance, Result, number
+from CMBDetectorLib.request import FLOOR, DetectionRequest, Settings
+from CMBDetectorLib.result import InputFile, Provenance, Result, number
 from CMBDetectorLib.stages import STAGES
 from CMBDetectorLib.volume import Volume, read_volume
 
@@ -48,13 +49,17 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
     InputError, ModelError
         What cannot be searched, or with what, in a sentence for the user.
     """
+    with _threads(request.settings.threads):
+        return _run(request, progress, models_dir)
+
+
+def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None) -> Result:
     settings = request.settings
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     seconds: dict[str, float] = {}
 
     with _timed("read", seconds, progress):
         detector = load_model("detector", device=settings.device, models_dir=models_dir)
+        least = threshold(settings, detector)
         segmenter = load_model("segmenter", device=settings.device, models_dir=models_dir)
         progress("read", 0.2, f"Reading {request.swi.name}")
         swi = read_volume(request.swi)
@@ -99,7 +104,7 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
             detector_sha256=str(detector.manifest["sha256"]),
             segmenter_sha256=str(segmenter.manifest["sha256"]),
             settings=settings,
-            threshold=threshold(settings, detector),
+            threshold=least,
             device=detector.description,
             polarity=prepared.polarity if prepared else "none",
             seconds_per_stage=seconds,
@@ -109,7 +114,11 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
 
 def threshold(settings: Settings, detector: Model) -> float:
     """The lowest probability reported: the user's, or the one that was chosen on validation heads."""
-    return settings.threshold if settings.threshold is not None else float(detector.manifest["threshold"])
+    if settings.threshold is not None:
+        return settings.threshold
+    if not isinstance(detector.manifest["threshold"], float):
+        raise ModelError("The manifest of the detector gives no threshold. Install CMBDetector again, or set one.")
+    return detector.manifest["threshold"]
 
 
 def _candidate(
@@ -131,6 +140,20 @@ def _candidate(
         phase_evidence=phase_evidence(center, diameter, prepared.volume if prepared else None),
         exclusion=exclusion,
     )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use so many CPU threads, or as many as before; afterwards as many as before again."""
+    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    if count is not None:
+        torch.set_num_threads(count)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[1])
 
 
 @contextmanager

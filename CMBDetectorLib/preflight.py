@@ -143,10 +143,9 @@ def _without_nan(volume: Volume, name: str) -> tuple[Volume, list[str]]:
             f"{name} has {enclosed.sum()} voxels inside the head that are not numbers (NaN or infinite). "
             "Export it again, or without the step that made them."
         )
-    array = np.where(bad, np.float32(0), volume.array)
+    array = np.ascontiguousarray(np.where(bad, np.float32(0), volume.array))  # so that reshape gives a view
     flat = array.reshape(-1)
-    good = np.flatnonzero(~bad)
-    holes = np.flatnonzero(enclosed)
+    good, holes = np.flatnonzero(~bad.ravel()), np.flatnonzero(enclosed.ravel())
     flat[holes] = np.interp(holes, good, flat[good])
     return volume.with_array(array), [
         f"{name} has {bad.sum()} voxels that are not numbers (NaN or infinite); they were read as background"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from CMBDetectorLib.errors import InputError
 
+FLOOR = 0.1  # candidates below this probability are not kept at all
 DEVICES = ("auto", "cpu", "cuda")
 POLARITIES = ("auto", "bright", "dark")
 
@@ -19,7 +20,8 @@ class Settings:
     Attributes
     ----------
     threshold : float or None
-        Lowest probability that is reported, 0-1; None takes the one chosen on validation heads (in the manifest).
+        Lowest probability that is reported, from `FLOOR` to below 1; None takes the one in the detector's manifest,
+        chosen on validation heads.
     device : str
         ``auto`` (GPU where there is one), ``cpu`` or ``cuda``.
     polarity : str
@@ -37,13 +39,13 @@ class Settings:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
-            raise InputError(f"The threshold is {self.threshold}; give a probability between 0 and 1, such as 0.5.")
+        if self.threshold is not None and not FLOOR <= self.threshold < 1.0:
+            raise InputError(f"The threshold is {self.threshold}; give a probability from {FLOOR} to below 1.")
         if self.device not in DEVICES:
             raise InputError(f"The device is '{self.device}'; choose one of {', '.join(DEVICES)}.")
         if self.polarity not in POLARITIES:
             raise InputError(f"The phase polarity is '{self.polarity}'; choose one of {', '.join(POLARITIES)}.")
-        if self.threads is not None and self.threads < 1:
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
             raise InputError(f"The number of threads is {self.threads}; give 1 or more.")
 
 
@@ -86,8 +88,8 @@ class DetectionRequest:
                 phase=Path(fields["phase"]) if fields.get("phase") else None,
                 out=Path(fields["out"]),
                 settings=settings,
-                overwrite=bool(fields.get("overwrite", False)),
-                with_images=bool(fields.get("with_images", False)),
+                overwrite=fields.get("overwrite", False) is True,  # a text such as "false" must not overwrite
+                with_images=fields.get("with_images", False) is True,
             )
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
             raise InputError(f"The request is not valid: {problem}. It needs swi, phase (or null) and out.") from None

@@ -42,12 +42,14 @@ class Result:
     Attributes
     ----------
     candidates : tuple of Candidate
-        All with a probability of at least `FLOOR`, numbered by falling probability, excluded ones included.
+        All with a probability of at least `request.FLOOR`, numbered by falling probability, excluded ones included.
         `reported` gives those at or above the threshold.
     regions : Volume
         MARS label map (uint8, 0-13) on the grid of `swi`.
-    swi, phase : Volume
-        The images as read; `phase` on its own grid, or None.
+    swi : Volume
+        The image as searched (what was not a number is 0).
+    phase : Volume or None
+        As searched: on the grid of `swi`, rad, high-pass filtered, paramagnetic positive whatever the scanner's sign.
     notices : tuple of str
         What preflight found worth telling, in plain sentences.
     searched_ml : float
@@ -71,9 +73,6 @@ class Result:
     def counted(self) -> tuple[Candidate, ...]:
         """Reported candidates that anatomy did not exclude."""
         return tuple(c for c in self.reported if not c.is_excluded)
-
-
-FLOOR = 0.1  # candidates below this probability are not kept at all
 
 
 def number(candidates: list[Candidate]) -> tuple[Candidate, ...]:

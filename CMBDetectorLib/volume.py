@@ -347,6 +347,9 @@ def _read_dicom(path: Path) -> Volume:
 
 def _read_dicom_files(files: tuple[str, ...], path: Path) -> Volume:
     if len(files) == 1:
+        if int(_tag(files[0], "0028|0008") or 1) > 1:
+            # Its frames may be echoes, or magnitude and phase together, which ITK stacks as if they were slices.
+            raise InputError(f"{path} holds many frames in one DICOM file. Convert it, for example with dcm2niix.")
         image = _execute(_reader(files[0], "GDCMImageIO"), path)
         return _volume(image, path, (), _acquisition_from_dicom(lambda tag: _tag(files[0], tag)))
     positions, orientation = [_tag(file, _POSITION) for file in files], _tag(files[0], _ORIENTATION)
@@ -368,8 +371,11 @@ def _read_dicom_files(files: tuple[str, ...], path: Path) -> Volume:
 
 def _check_slice_positions(positions: list[str], orientation: str, path: Path) -> None:
     """Refuse a series with missing, repeated or unevenly spaced slices, which ITK stacks as if all were well."""
-    right, down = np.reshape([float(number) for number in orientation.split("\\")], (2, 3))
-    places = np.array([[float(number) for number in position.split("\\")] for position in positions])
+    try:
+        right, down = np.reshape([float(number) for number in orientation.split("\\")], (2, 3))
+        places = np.array([[float(number) for number in position.split("\\")] for position in positions])
+    except ValueError:
+        raise InputError(f"The DICOM series {path} does not say where its slices lie. Export it again.") from None
     gaps = np.diff(np.sort(places @ np.cross(right, down)))
     usual = float(np.median(gaps))
     if gaps.min() < 0.01:

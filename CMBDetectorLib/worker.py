@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from CMBDetectorLib.errors import Cancelled, CMBDetectorError, InputError, OutOfMemoryError
+from CMBDetectorLib.interruption import raise_on_termination
 from CMBDetectorLib.report.write import abandon, check_folder, write_result
 from CMBDetectorLib.request import DetectionRequest
 from CMBDetectorLib.stages import overall
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float, str], None]
 
+NO_MEMORY = re.compile("not enough memory|can't allocate|bad_alloc|bad allocation")  # as torch and ITK say it
 GRACE_S = 1.0  # how long a cancelled run may take to stop by itself, between two calls of its progress
 
 
@@ -50,21 +54,35 @@ def perform(request: DetectionRequest, progress: Progress) -> Result:
         from CMBDetectorLib.pipeline import run  # brings torch, which takes seconds to load
 
         result = run(request, progress)
+        write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
     except (MemoryError, RuntimeError) as problem:
-        if isinstance(problem, MemoryError) or "memory" in str(problem).lower():
+        if "CUDA out of memory" in str(problem):
+            raise OutOfMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
+        if isinstance(problem, MemoryError) or NO_MEMORY.search(str(problem)):
             raise OutOfMemoryError(
                 f"The memory of this machine does not suffice for {request.swi}. Close other programs and try again."
             ) from None
         raise
-    write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
     return result
+
+
+def result_event(request: DetectionRequest, result: Result) -> dict[str, Any]:
+    """Make the event that tells where the result is and how much it holds."""
+    return {
+        "event": "result",
+        "out": str(request.out),
+        "reported": len(result.reported),
+        "counted": len(result.counted),
+        "notices": list(result.notices),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the request file given as the only argument; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    asked = threading.Event()
-    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    raise_on_termination()
+    asked, finished = threading.Event(), threading.Event()
+    threading.Thread(target=_listen, args=(asked, finished), daemon=True).start()
 
     def progress(stage: str, fraction: float, message: str) -> None:
         if asked.is_set():
@@ -72,23 +90,19 @@ def main(arguments: list[str] | None = None) -> int:
         _say(event="progress", stage=stage, fraction=round(overall(stage, fraction), 4), message=message)
 
     try:
-        result = perform(_request(arguments), progress)
-    except Cancelled as stop:
-        _say(event="cancelled", message=str(stop))
-        return stop.exit_code
+        request = _request(arguments)
+        result = perform(request, progress)
+        finished.set()
+    except (Cancelled, KeyboardInterrupt):
+        _say(event="cancelled", message="Cancelled. Nothing was written.")
+        return Cancelled.exit_code
     except CMBDetectorError as problem:
         _say(event="error", message=str(problem), exit_code=problem.exit_code)
         return problem.exit_code
     except Exception as defect:  # the parent sees one plain line; the traceback goes to stderr for a bug report
         _say(event="error", message=f"Unexpected problem: {defect!r}. Please report it.", exit_code=70)
         raise
-    _say(
-        event="result",
-        out=str(_request(arguments).out),
-        reported=len(result.reported),
-        counted=len(result.counted),
-        notices=list(result.notices),
-    )
+    _say(**result_event(request, result))
     return 0
 
 
@@ -102,14 +116,18 @@ def _request(arguments: list[str]) -> DetectionRequest:
     return DetectionRequest.from_json(text)
 
 
-def _listen(asked: threading.Event) -> None:
+def _listen(asked: threading.Event, finished: threading.Event) -> None:
     """Wait for a line or the end of stdin; then ask the run to stop, and end the process if it does not."""
-    sys.stdin.readline()
+    with suppress(OSError):  # closed before it began
+        os.read(0, 1)  # not through sys.stdin, whose lock would be held when the interpreter shuts down
     asked.set()
-    threading.Event().wait(GRACE_S)
-    abandon()
-    _say(event="cancelled", message="Cancelled. Nothing was written.")
-    os._exit(Cancelled.exit_code)
+    if finished.wait(GRACE_S):
+        return
+    try:
+        abandon()
+        _say(event="cancelled", message="Cancelled. Nothing was written.")
+    finally:
+        os._exit(Cancelled.exit_code)
 
 
 def _say(**event: Any) -> None:

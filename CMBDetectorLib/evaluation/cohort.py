@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point
+from CMBDetectorLib.evaluation.froc import OperatingPoint, choose_threshold, froc, operating_point
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.pipeline import run
+from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
+from CMBDetectorLib.volume import read_volume
 
 Progress = Callable[[str, float, str], None]
 SIZES_MM = ((0.0, 3.0), (3.0, 5.0), (5.0, 99.0))
@@ -30,6 +33,7 @@ class Evaluated:
     name: str
     truth: dict[str, Any]
     result: Result
+    dice: dict[str, float]
 
     def matches(self, within_mm: float, excluded: bool = False) -> Matches:
         """Match the candidates down to the floor; `excluded` keeps those that anatomy removed."""
@@ -58,7 +62,8 @@ def evaluate(
     -------
     dict
         Content of ``evaluation.json``: the operating point at the threshold applied, the one that validation would
-        choose, sensitivity per size, region and protocol, region agreement, and the FROC curve.
+        choose, sensitivity per size, region and protocol, Dice of the regions, how often the place of a lesion found
+        is right, and the FROC curve.
     """
     folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
     if not folders:
@@ -73,10 +78,11 @@ def evaluate(
             settings=settings,
         )
         result = run(request, lambda *_: None, models_dir)
-        done.append(Evaluated(folder.name, json.loads((folder / "truth.json").read_text()), result))
+        dice = region_dice(result.regions.array, read_volume(folder / "mars.nii.gz").array)
+        done.append(Evaluated(folder.name, json.loads((folder / "truth.json").read_text()), result, dice))
     report = figures(done)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     _write_cases(done, out / "cases.csv")
     progress("evaluate", 1.0, f"{len(done)} cases")
     return report
@@ -108,14 +114,31 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
         "cases": len(done),
         "heads": sorted({case.truth["head"] for case in done}),
         "lesions": sum(m.lesions for m in primary),
-        "at_threshold": asdict(operating_point(primary, threshold)),
-        "at_threshold_within_3_mm": asdict(operating_point(strict, threshold)),
-        "at_threshold_before_anatomy": asdict(operating_point(before_anatomy, threshold)),
-        "chosen_on_these_cases": asdict(choose_threshold(primary, ALLOWED_FALSE_POSITIVES)),
+        "at_threshold": _plain(operating_point(primary, threshold)),
+        "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
+        "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
+        "chosen_on_these_cases": _plain(choose_threshold(primary, ALLOWED_FALSE_POSITIVES)),
         "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for name, v in sorted(groups.items())},
+        "dice": {name: round(float(np.mean([case.dice[name] for case in done])), 3) for name in done[0].dice},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
-        "froc": [asdict(point) for point in froc(primary)],
+        "froc": [_plain(point) for point in froc(primary)],
     }
+
+
+def _plain(point: OperatingPoint) -> dict[str, float | None]:
+    """Make an operating point fit for JSON, which knows no NaN."""
+    return {name: None if np.isnan(value) else value for name, value in asdict(point).items()}
+
+
+def region_dice(found: npt.NDArray, truth: npt.NDArray) -> dict[str, float]:
+    """Dice overlap of the three group regions in two MARS label maps of one grid; 1 where both lack a region."""
+    overlaps = {}
+    for region in Region:
+        labels = [sub.label for sub in SUB_REGIONS if sub.region is region]
+        one, other = np.isin(found, labels), np.isin(truth, labels)
+        size = int(one.sum() + other.sum())
+        overlaps[region.value] = 2 * int((one & other).sum()) / size if size else 1.0
+    return overlaps
 
 
 def _write_cases(done: list[Evaluated], path: Path) -> None:

@@ -166,10 +166,7 @@ def _key(result: Result, width: int) -> Image.Image:
         "edges point at the candidate. Patient's left is on the right of axial and coronal pictures."
     )
     if result.phase:
-        looks = {"bright": " appears bright.", "dark": " appears dark."}.get(
-            result.provenance.polarity, ": polarity unknown."
-        )
-        text += f" Phase is shown as stored: paramagnetic tissue{looks}"
+        text += " Phase is high-pass filtered and shown with paramagnetic tissue bright, whatever the scanner's sign."
     block, draw = _block(width, 3 * LINE)
     _write(draw, (MARGIN, 6), text, 15, DIM, width - 2 * MARGIN)
     return block

@@ -10,7 +10,8 @@ from typing import Any
 
 from CMBDetectorLib import RESEARCH_USE
 from CMBDetectorLib.candidate import Candidate
-from CMBDetectorLib.result import FLOOR, Result, pattern
+from CMBDetectorLib.request import FLOOR
+from CMBDetectorLib.result import Result, pattern
 
 FORMAT = "CMBDetector result 1"
 

@@ -39,7 +39,7 @@ def _located(cell: Callable[[Location], str]) -> Callable[[Candidate, Provenance
 COLUMNS: tuple[Column, ...] = (
     Column("number", "1, 2, ... by falling probability; the number in the picture and in the markups",
            lambda c, _: str(c.number)),
-    Column("id", "name made from the place (mm, rounded); the same in every run that finds it there",
+    Column("id", "name made from the place (mm, rounded), unique within the result",
            lambda c, _: c.id),
     Column("r_mm", "center, mm to the patient's right (negative: left)", lambda c, _: f"{c.center_ras_mm[0]:.2f}"),
     Column("a_mm", "center, mm to the front (negative: back)", lambda c, _: f"{c.center_ras_mm[1]:.2f}"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from CMBDetectorLib.errors import OutputError
 from CMBDetectorLib.report.markups import write_markups
@@ -24,7 +26,7 @@ from CMBDetectorLib.volume import write_volume
 
 Progress = Callable[[str, float, str], None]
 
-IMAGES = {"SWI": "swi.nii.gz", "phase": "phase.nii.gz"}
+IMAGES = {"SWI": "swi.nii.gz", "phase": "phase_filtered.nii.gz"}
 FILES = (
     "candidates.csv",
     "candidates.json",
@@ -37,7 +39,6 @@ FILES = (
     *IMAGES.values(),
 )
 NEEDED_MB = 150  # a large case with its images
-_drafts: dict[Path, tuple[Path, Path]] = {}  # folder being written: where the earlier result waits, where it goes
 DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left behind by file browsers
 
 
@@ -55,6 +56,8 @@ def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = 
         raise OutputError(f"{out} is a file; give the name of a folder for the results.")
     if os.path.ismount(out):
         raise OutputError(f"{out} is the root of a drive; give a folder inside it, such as {out / 'result'}.")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise OutputError(f"{out} is the folder you work in; give the name of a folder inside it, such as result.")
     if strangers := sorted(found - set(FILES)):
         raise OutputError(f"{out} holds files that are not a result ({strangers[0]}); choose another folder.")
     if found and not overwrite:
@@ -62,8 +65,9 @@ def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = 
     try:  # trying is the only sure test: permission bits say little on network drives, on Windows and to root
         with tempfile.TemporaryFile(dir=parent):
             pass
-    except OSError:
-        raise OutputError(f"No permission to write in {parent}; choose a folder of your own.") from None
+    except OSError as problem:
+        reason = problem.strerror or "not allowed"
+        raise OutputError(f"Nothing can be written in {parent} ({reason}); choose a folder of your own.") from None
     free = shutil.disk_usage(parent).free / 1e6 if free_mb is None else free_mb
     if free < NEEDED_MB:
         raise OutputError(f"The disk of {out} has {free:.0f} MB free, {NEEDED_MB} MB are needed. Make space on it.")
@@ -85,7 +89,7 @@ def write_result(
     overwrite : bool
         Replace an earlier result. It stays whole until the new one is complete.
     with_images : bool
-        Also copy SWI and phase into the folder and show them in ``scene.mrml``.
+        Also write SWI and phase as they were searched into the folder and show them in ``scene.mrml``.
 
     Returns
     -------
@@ -101,27 +105,50 @@ def write_result(
     out = out.resolve()
     # On the same file system as `out`, so that moving it there is one step that cannot stop halfway.
     draft, old = (out.with_name(f".{out.name}.{kind}-{uuid.uuid4().hex[:8]}") for kind in ("new", "old"))
-    _drafts[draft] = (old, out)
+    made = [folder for folder in out.parents if not folder.exists()]
+    undo = _Undo(draft, old, out, made)
+    _unfinished.append(undo)
     try:
         with _said_plainly(out):
             draft.mkdir(parents=True)
             _write_files(result, draft, progress or (lambda *_: None), with_images)
-            if out.exists():
-                out.rename(old)
-            draft.rename(out)
+            with _moving:
+                if out.exists():
+                    out.rename(old)
+                draft.rename(out)
     finally:
-        abandon()
+        undo()
+        _unfinished.remove(undo)
     return out
 
 
+class _Undo(NamedTuple):
+    """What a write left behind that stopped halfway; after one that did not, only the earlier result."""
+
+    draft: Path  # the folder being written
+    old: Path  # where the earlier result waits
+    out: Path
+    made: list[Path]  # folders above `out` that the write makes, innermost first
+
+    def __call__(self) -> None:
+        with _moving:
+            if self.old.exists() and not self.out.exists():
+                self.old.rename(self.out)
+            shutil.rmtree(self.draft, ignore_errors=True)
+            shutil.rmtree(self.old, ignore_errors=True)
+            for folder in self.made:
+                with suppress(OSError):  # not empty: the result is in it
+                    folder.rmdir()
+
+
+_unfinished: list[_Undo] = []
+_moving = threading.RLock()  # between the two renames a result is in neither place
+
+
 def abandon() -> None:
-    """Undo what a write that stopped halfway left behind; for a process that must end at once."""
-    for draft, (old, out) in list(_drafts.items()):
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        _drafts.pop(draft, None)
+    """Undo all unfinished writes; for a process that must end at once, from any thread."""
+    for undo in list(_unfinished):
+        undo()
 
 
 def _write_files(result: Result, folder: Path, progress: Progress, with_images: bool) -> None:

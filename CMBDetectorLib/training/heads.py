@@ -102,7 +102,7 @@ def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) ->
     numbers, label = code // 28, (code // 2 % 14).astype(np.uint8)
     left = (code % 2 ^ int(flipped)).astype(np.uint8)
 
-    mean, deviation = swi_contrast(rng) if rng.random() < 0.5 else any_contrast(rng)
+    mean, deviation = swi_contrast(rng) if rng.random() < 0.75 else any_contrast(rng)
     image = mean[numbers] + deviation[numbers] * rng.standard_normal(shape, np.float32)
     if rng.random() < 0.3:
         image *= _skull_stripped(numbers, label, rng)
@@ -143,7 +143,7 @@ def random_coordinates(
     ndarray
         (3, *shape) float32.
     """
-    rotation = Rotation.from_euler("xyz", rng.uniform(-15, 15, 3), degrees=True).as_matrix()
+    rotation = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
     shear = np.eye(3) + np.triu(rng.uniform(-0.08, 0.08, (3, 3)), 1)
     scale = np.diag(rng.uniform(0.92, 1.08, 3) * rng.uniform(0.9, 1.1) * ([-1, 1, 1] if flipped else [1, 1, 1]))
     axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * GRID_MM for n in shape]

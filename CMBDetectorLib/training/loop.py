@@ -109,7 +109,7 @@ def fit(
                 progress("train", step / config.steps, f"step {step} of {config.steps}, {took:.1f} s")
                 if config.minutes is not None and (now - started) / 60 >= config.minutes:
                     break
-        except Cancelled:
+        except (Cancelled, KeyboardInterrupt):
             save()
             raise
     save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,19 @@ from pathlib import Path
 import pytest
 
 from CMBDetectorLib.resources import resources_dir
+from CMBDetectorLib.stages import STAGES
 
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
 SWI, PHASE = SAMPLE / "swi.nii.gz", SAMPLE / "phase.nii.gz"
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "CMBDetectorLib", *map(str, arguments)], capture_output=True, text=True
+        [sys.executable, "-m", "CMBDetectorLib", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
     )
 
 
@@ -39,8 +45,8 @@ def test_swapped_images_are_told_apart(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("value", ["0", "1.5", "-1"])
-def test_a_threshold_that_is_no_probability_is_refused(tmp_path, value):
+@pytest.mark.parametrize("value", ["0", "0.05", "1.5", "-1"])
+def test_a_threshold_that_is_no_probability_or_below_what_is_kept_is_refused(tmp_path, value):
     refused(command("detect", "--swi", SWI, "--out", tmp_path / "out", f"--threshold={value}"), 2, "threshold")
 
 
@@ -50,6 +56,54 @@ def test_a_folder_that_holds_other_files_is_never_overwritten(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "do not lose me"
 
 
+def test_the_folder_one_works_in_is_not_replaced(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(SWI), "--out", "."],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    refused(done, 4, "folder you work in")
+    assert tmp_path.is_dir()
+
+
+def test_a_terminated_run_leaves_nothing_not_even_the_folders_above(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(SWI), "--out", str(tmp_path / "a" / "b"),
+         "--json-progress"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("stage") == "report":
+            break
+    process.terminate()
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert json.loads(rest.splitlines()[-1])["event"] == "error"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_begins_a_line_of_its_own_below_the_progress_bar(tmp_path):
+    import pty
+
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(PHASE), "--out", str(tmp_path / "out")],
+        stderr=follower, env={**os.environ, "COLUMNS": "60"},
+    )  # fmt: skip
+    os.close(follower)
+    text = os.read(leader, 1_000_000).decode()
+    assert done.returncode == 2
+    lines = [part for part in text.replace("\r\n", "\n").split("\n") if part.strip()]
+    assert lines[-1].startswith("cmb-detector: phase.nii.gz looks like phase")
+    assert all(len(part) < 60 for line in lines[:-1] for part in line.split("\r"))
+
+
+def test_a_text_that_the_terminal_cannot_show_does_not_end_a_good_run(tmp_path):
+    out = tmp_path / "Größe 大脑"
+    done = command("detect", "--swi", SWI, "--out", out, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert (out / "summary.txt").exists()
+
+
 def test_an_earlier_result_is_not_replaced_unasked(tmp_path):
     (tmp_path / "summary.txt").write_text("earlier")
     refused(command("detect", "--swi", SWI, "--out", tmp_path), 4, "overwrite")
@@ -57,19 +111,16 @@ def test_an_earlier_result_is_not_replaced_unasked(tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_refused_when_asked_for(tmp_path):
-    import torch
-
-    assert not torch.cuda.is_available(), "this test is for machines without a GPU"
-    refused(command("detect", "--swi", SWI, "--out", tmp_path / "out", "--device", "cuda"), 2, "cuda")
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    refused(command("detect", "--swi", SWI, "--out", tmp_path / "out", "--device", "cuda", **hidden), 2, "cuda")
 
 
 def test_json_progress_is_one_object_a_line_and_nothing_else(tmp_path):
     done = command("detect", "--swi", SWI, "--phase", PHASE, "--out", tmp_path / "out", "--json-progress")
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {event["stage"] for event in events} == {
-        "read", "check", "localize", "prepare", "detect", "measure", "report"
-    }  # fmt: skip
+    assert {event["stage"] for event in events[:-1]} == set(STAGES)
+    assert events[-1]["event"] == "result" and events[-1]["out"] == str(tmp_path / "out")
     expected = {"candidates.csv", "candidates.json", "candidates.mrk.json", "regions.nii.gz", "regions.seg.nrrd",
                 "overview.png", "summary.txt", "scene.mrml"}  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected

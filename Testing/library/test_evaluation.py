@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from CMBDetectorLib.evaluation.cohort import region_dice
 from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 
@@ -54,3 +55,10 @@ def test_no_detection_and_no_lesion_give_no_sensitivity_rather_than_a_number():
     point = operating_point([empty], 0.5)
     assert np.isnan(point.sensitivity) and np.isnan(point.precision)
     assert point.false_positives_per_case == 0
+
+
+def test_dice_of_regions_is_as_worked_out_by_hand():
+    truth = np.array([9, 9, 10, 3, 1, 0])
+    found = np.array([9, 0, 12, 3, 2, 2])
+    assert region_dice(found, truth) == {"lobar": 0.8, "deep": 1.0, "infratentorial": pytest.approx(2 / 3)}
+    assert region_dice(np.zeros(3), np.zeros(3)) == {"lobar": 1.0, "deep": 1.0, "infratentorial": 1.0}

@@ -261,9 +261,12 @@ def test_nan_around_the_brain_becomes_background() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_few_voxels_that_are_no_numbers_never_become_dark_dots(value: float) -> None:
+@pytest.mark.parametrize("as_read", [False, True])
+def test_a_few_voxels_that_are_no_numbers_never_become_dark_dots(value: float, as_read: bool) -> None:
     array = SWI.array.copy()
     array[52, 64, 20:22] = value
+    if as_read:
+        array = np.asfortranarray(array)  # the order in which files are read
     result = check(SWI.with_array(array), None)
     assert np.isfinite(result.swi.array).all()
     assert result.swi.array[52, 64, 20:22].min() > 0.3

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from CMBDetectorLib import RESEARCH_USE
 from CMBDetectorLib.candidate import Location, PhaseEvidence
 from CMBDetectorLib.errors import Cancelled, OutputError
 from CMBDetectorLib.regions import SUB_REGIONS, Side
 from CMBDetectorLib.report import COLUMNS, check_folder, format_table, summary_lines, write_result
+from CMBDetectorLib.report import overview as overview_module
 from CMBDetectorLib.report.overview import overview
 from CMBDetectorLib.report.picture import AXIAL, CORONAL, SAGITTAL, body_axes, gray, minimum_slab, plane, swi_window
 from CMBDetectorLib.report.summary import NONE_FOUND, NOT_REVIEWED, count_bin
@@ -107,6 +108,32 @@ def test_an_earlier_result_survives_a_failed_overwrite(result: Result, tmp_path:
         write_result(without_candidates(result), out, cancel, overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_cancelled_write_removes_the_folders_that_it_made_above(result: Result, tmp_path: Path) -> None:
+    def cancel(stage: str, fraction: float, message: str) -> None:
+        if fraction > 0.5:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        write_result(result, tmp_path / "a" / "b" / "out", cancel)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_picture_tells_the_phase_sign_that_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    write = overview_module._write
+
+    def note(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, *more: Any) -> int:
+        drawn.append(text)
+        return write(draw, corner, text, *more)
+
+    monkeypatch.setattr(overview_module, "_write", note)
+    result = synthetic_result()
+    for polarity in ("bright", "dark"):
+        drawn.clear()
+        overview_module.overview(replace(result, provenance=replace(result.provenance, polarity=polarity)))
+        assert any("paramagnetic tissue bright" in text for text in drawn)
 
 
 def test_a_folder_with_other_files_is_never_replaced(result: Result, tmp_path: Path) -> None:
