@@ -115,7 +115,7 @@ def implant(options: argparse.Namespace) -> None:
     check_folder(options.out)
     swi, phase = read_volume(options.swi), read_volume(options.phase)
     echo_time_ms, field_t = echo_and_field(swi, options.echo_time, options.field)
-    inputs = check(swi, phase)
+    inputs = check(swi, phase, force=options.force)
     assert inputs.phase is not None
     regions = segment(load_model("segmenter"), inputs.swi, _progress(options))
     prepared = prepare(inputs.phase, inputs.swi, regions.brain, options.polarity)
@@ -136,9 +136,7 @@ def implant(options: argparse.Namespace) -> None:
     write_case(case, options.out)
     if not options.quiet and not options.json_progress:
         lesions, faint = len(case.truth["lesions"]), len(case.truth["faint"])
-        print(
-            f"{lesions} microbleeds and {faint} too faint to ask for were put in; paramagnetic is {prepared.polarity}."
-        )
+        print(f"Put in {lesions} microbleeds, {faint} fainter ones; paramagnetic tissue is {prepared.polarity}.")
         print(*filter(None, [prepared.notice, f"Written to {options.out}"]), sep="\n")
 
 
@@ -239,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument("--echo-time", type=float, metavar="MS", help="in ms (default: what the scanner wrote)")
     known.add_argument("--field", type=float, metavar="T", help="in tesla (default: what the scanner wrote)")
     known.add_argument("--polarity", choices=POLARITIES, default="auto", help="as for detect (default: %(default)s)")
+    known.add_argument("--force", action="store_true", help="take a scan that looks unsuitable all the same")
     _add_progress(known)
 
     learn = commands.add_parser("train", help="train a network on simulated cases")
