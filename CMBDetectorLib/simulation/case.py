@@ -142,7 +142,7 @@ def render(
     for source, found in zip(sources, factors, strict=True):
         if found is None:
             continue
-        contrast, apparent = _appearance(ratio, source, origin, spacing, per_slice, voxel_mm3)
+        contrast, apparent = appearance(ratio, source, origin, spacing, per_slice, voxel_mm3)
         entry = {
             "kind": source.kind,
             "center_ras_mm": [round(float(x), 3) for x in rotation @ source.center_mm + offset],
@@ -234,7 +234,7 @@ def _mars_on(
     return mars[np.ix_(*axes)]
 
 
-def _appearance(
+def appearance(
     ratio: torch.Tensor, source: Source, origin: npt.NDArray, spacing: npt.NDArray, per_slice: int, voxel_mm3: float
 ) -> tuple[float, float]:
     """Largest relative loss of SWI signal by a source, and the diameter of the ball that loses over a fifth, mm."""
