@@ -70,7 +70,7 @@ def to_radians(phase: Volume) -> tuple[Volume, str]:
     found = f"The phase of {phase.source or 'this image'} runs from {low:.6g} to {high:.6g}"
     if low == high:
         raise InputError(f"{found}: it is constant. Choose the phase image that belongs to the SWI.")
-    known = _scale(low, high, whole=bool(np.all(values[finite][:: max(1, finite.sum() // 100_000)] % 1 == 0)))
+    known = known_scale(low, high, whole=bool(np.all(values[finite][:: max(1, finite.sum() // 100_000)] % 1 == 0)))
     if known is None:
         raise InputError(
             f"{found}, which is no range known for phase. Give wrapped phase in radians, degrees, or the scanner's "
@@ -83,7 +83,7 @@ def to_radians(phase: Volume) -> tuple[Volume, str]:
     return phase.with_array(radians.astype(np.float32)), f"{found}; it was read as {name}."
 
 
-def _scale(low: float, high: float, whole: bool) -> tuple[float, float, str] | None:
+def known_scale(low: float, high: float, whole: bool) -> tuple[float, float, str] | None:
     """Value that means 0 rad, step that means pi, and a name; None when the range is not known."""
     peak = max(-low, high)
     symmetric = low < 0 and min(-low, high) > 0.98 * peak

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.phase import _scale, high_pass, to_radians
+from CMBDetectorLib.phase import high_pass, known_scale, to_radians
 from CMBDetectorLib.preprocessing import as_stored
 from CMBDetectorLib.regions import BY_LABEL
 from CMBDetectorLib.simulation.acquisition import phase_mask
@@ -301,7 +301,7 @@ def _dimmed(stored: npt.NDArray, where: npt.NDArray[np.bool_], gain: npt.NDArray
 def _shifted(stored: npt.NDArray, where: npt.NDArray[np.bool_], shift_rad: npt.NDArray) -> npt.NDArray:
     """Add rad to a phase in the numbers that it is stored in, wrapped into their range."""
     finite = stored[np.isfinite(stored)]
-    known = _scale(float(finite.min()), float(finite.max()), _is_whole(stored))
+    known = known_scale(float(finite.min()), float(finite.max()), _is_whole(stored))
     assert known is not None, "to_radians has read it"
     zero, pi, _ = known
     values = stored[where].astype(np.float64) + shift_rad * (pi / np.pi)

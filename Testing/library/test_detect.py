@@ -118,9 +118,14 @@ def test_one_lesion_seen_by_neighboring_cells_and_anchors_stays_one() -> None:
     assert kept.tolist() == [2]
 
 
-def test_two_lesions_four_millimeters_apart_stay_two() -> None:
+def test_two_small_lesions_four_millimeters_apart_stay_two() -> None:
     center_mm = np.array([[0, 0, 0], [4, 0, 0]], float)
-    assert keep_strongest(np.array([0.6, 0.9]), center_mm, np.array([4.0, 4.0])).tolist() == [1, 0]
+    assert keep_strongest(np.array([0.6, 0.9]), center_mm, np.array([3.0, 3.5])).tolist() == [1, 0]
+
+
+def test_a_weaker_box_on_the_rim_of_a_lesion_is_the_same_lesion() -> None:
+    center_mm = np.array([[0, 0, 0], [4, 0, 0]], float)
+    assert keep_strongest(np.array([0.6, 0.9]), center_mm, np.array([3.0, 5.5])).tolist() == [1]
 
 
 def test_small_boxes_closer_than_the_grid_can_tell_are_one() -> None:
