@@ -77,7 +77,7 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
         probability = torch.softmax(logits[:CLASSES], dim=0).numpy()
     progress("localize", 0.6, "Drawing the regions")
     regions = _on_scan(without_islands(probability, voxel_ml=0.008), seen.ijk_to_ras, swi, progress)
-    return Segmentation(regions, brain_mask(regions), Volume(left, seen.ijk_to_ras, swi.source))
+    return Segmentation(regions, brain_mask(regions, swi), Volume(left, seen.ijk_to_ras, swi.source))
 
 
 def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> npt.NDArray[np.float32]:

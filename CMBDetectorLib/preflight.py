@@ -9,8 +9,8 @@ refused                                           refused unless told to search 
 fewer than 8 slices, constant                     slices thicker than 5 mm (over 10 mm: refused)
 spacing 0, negative or impossible, head too       less than 80 mm of the head covered (under 40 mm: refused)
 small or too large for a head
-NaN inside the head                               fluid as dark as on T1 and FLAIR or as bright as on T2: a large
-SWI and phase swapped, phase as SWI, CT,          hemorrhage can look the same
+NaN inside the head                               brightness varies in the brain as on T1 and T2
+SWI and phase swapped, phase as SWI, CT,
 spin echo, inversion recovery, minIP
 phase of an unknown range, from another place
 ================================================  =======================================================
@@ -42,7 +42,7 @@ OVERLAP = 0.9  # share of the SWI that the phase must cover
 SHORTEST_ECHO_MS = 5.0  # below this, no field strength gives susceptibility weighting
 PHASE_RANGES = (1, 2 * np.pi, 255, 360, 1023, 4095, 65535)  # of phase stored without a sign
 COARSE_MM = 3.0  # at which the head is outlined
-FLUID_ML = 6.0  # see `_contrast_doubt`
+SHADING_MM, CONTRAST = 15.0, 0.32  # see `_contrast_doubt`
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,26 +273,29 @@ def _outline(swi: Volume) -> tuple[npt.NDArray, npt.NDArray[np.float64], npt.NDA
 
 
 def _contrast_doubt(name: str, coarse: npt.NDArray, spacing_mm: npt.NDArray, head: npt.NDArray[np.bool_]) -> list[str]:
-    """Say when fluid deep in the head is as dark as on T1 and FLAIR or as bright as on T2.
+    """Say when brightness varies in the brain as on T1 and T2, where gray, white matter and fluid stand apart.
 
-    On SWI, ventricles are 0.6 to 1.6 times as bright as tissue. Counted is what lies more than 25 mm inside the head's
-    outline and 30 to 85 mm below its top, which holds the lateral ventricles but no air sinus. In images simulated
-    with T1, T2 and FLAIR contrast from 15 heads, 10 ml or more stood out; with SWI contrast, 3 ml or less.
+    Measured is the interquartile range over the median of blocks of 3 mm, over their local mean, more than 20 mm inside
+    the head's outline and 20 to 85 mm below its top. In 28 simulated SWI it was 0.07 to 0.21; with T1 and T2 contrast
+    from four heads 0.40 to 0.90. FLAIR (0.16 to 0.64) is not told apart.
     """
     padded = np.pad(head, ((1, 1), (1, 1), (0, 0)))
     slices = [ndimage.distance_transform_edt(padded[:, :, k], sampling=spacing_mm[:2]) for k in range(head.shape[2])]
     depth = np.stack(slices, axis=2)[1:-1, 1:-1]
     below_top = (np.flatnonzero(head.any((0, 1))).max() - np.arange(head.shape[2])) * spacing_mm[2]
-    deep = coarse[(depth > 25) & (below_top > 30) & (below_top < 85)]
-    if not deep.size:
+    deep = (depth > 20) & (below_top > 20) & (below_top < 85)
+    if not deep.any():
         return []
-    tissue, block_ml = np.median(deep), float(np.prod(spacing_mm)) / 1000
-    dark_ml, bright_ml = np.sum(deep < 0.45 * tissue) * block_ml, np.sum(deep > 2 * tissue) * block_ml
-    if max(dark_ml, bright_ml) < FLUID_ML:
+    sigma = SHADING_MM / spacing_mm
+    share = np.maximum(ndimage.gaussian_filter(deep.astype(np.float32), sigma), 1e-3)
+    local = ndimage.gaussian_filter(np.where(deep, coarse, 0), sigma) / share
+    first, middle, third = np.percentile((coarse / np.maximum(local, 1e-6))[deep], (25, 50, 75))
+    spread = (third - first) / max(float(middle), 1e-6)
+    if spread < CONTRAST:
         return []
-    if dark_ml > bright_ml:
-        return [f"{name} may be T1 or FLAIR, not SWI: {dark_ml:.0f} ml deep in the head are dark like fluid. Check it."]
-    return [f"{name} may be T2, not SWI: {bright_ml:.0f} ml deep in the head are bright like fluid. Check it."]
+    return [
+        f"{name} has the contrast of T1 or T2: brightness in the brain varies by {spread:.0%}, on SWI by 5 to 25 %."
+    ]
 
 
 def _onto_grid(phase: Volume, swi: Volume) -> tuple[Volume, str]:

@@ -19,6 +19,7 @@ from CMBDetectorLib.volume import Volume, closest_axes
 
 SEGMENTER_SPACING_MM = (2.0, 2.0, 2.0)
 DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
+BLACK = 0.35  # of the brightness of tissue: less is bone, air, vessel or lesion
 MARGIN_MM = 8.0  # around the brain's box: room for a lesion's dipole field at the surface
 FLATTENING_SIGMA_MM = 12.0  # wider than the largest lesion (10 mm), narrower than a coil's shading
 
@@ -80,13 +81,15 @@ def largest_component(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return labels == 1 + np.bincount(labels.ravel())[1:].argmax() if count else mask
 
 
-def brain_mask(mars: Volume) -> Volume:
-    """Brain to be searched: all labeled tissue with its sulci and ventricles, and 2 mm around it.
+def brain_mask(mars: Volume, swi: Volume) -> Volume:
+    """Find the brain to be searched: all labeled tissue, its sulci and ventricles, 2 mm around it, and no bone.
 
     Parameters
     ----------
     mars : Volume
         MARS label map, 0 outside brain tissue.
+    swi : Volume
+        On the same grid. Where labels reach into black bone or air, the mask does not.
 
     Returns
     -------
@@ -101,8 +104,21 @@ def brain_mask(mars: Volume) -> Volume:
     near = ndimage.distance_transform_edt(~padded) <= 2  # in voxels of 2 mm; Euclidean, so round corners stay round
     closed = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > 2)
     searched = ndimage.distance_transform_edt(~closed)[4:-4, 4:-4, 4:-4] <= 1
+    searched &= ~_bone(on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM).array, coarse.array > 0.5, searched)
     fine = apply(maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape), searched)
     return as_stored(fine > 0.5, mars)
+
+
+def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Black bone and air around the brain: black, at least 6 mm thick, and reaching outside.
+
+    A microbleed is smaller, and one within the brain does not reach outside.
+    """
+    black = swi_2mm < BLACK * float(np.median(swi_2mm[tissue]))
+    thick = ndimage.binary_opening(black, np.ones((3, 3, 3)))
+    parts, _ = ndimage.label(thick)
+    outside = np.unique(parts[~searched])
+    return np.isin(parts, outside[outside > 0])
 
 
 def as_stored(array: npt.NDArray, scan: Volume) -> Volume:

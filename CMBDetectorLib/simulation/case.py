@@ -195,8 +195,9 @@ def _shim(field_ppm: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
     places = torch.nonzero(brain)[::97]
     rows = torch.stack([t[places[:, 0], places[:, 1], places[:, 2]] for t in terms], dim=1)
     values = field_ppm[places[:, 0], places[:, 1], places[:, 2]]
-    weights = torch.linalg.lstsq(rows, values[:, None]).solution[:, 0]
-    return field_ppm - sum(w * t for w, t in zip(weights, terms, strict=True))
+    weights = np.linalg.lstsq(rows.double().cpu().numpy(), values.double().cpu().numpy(), rcond=None)[0]
+    # Rounded, as the last bits of a least-squares fit depend on where the arrays lie in memory.
+    return field_ppm - sum(float(w) * t for w, t in zip(weights.round(6), terms, strict=True))
 
 
 def _upsample(image: torch.Tensor, at: npt.NDArray) -> torch.Tensor:

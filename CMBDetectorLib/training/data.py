@@ -105,7 +105,7 @@ def is_fresh(cached: Path, folder: Path) -> bool:
 def detector_input(folder: Path) -> preprocessing.NetworkInput:
     """Give a simulated case as the detector reads it, its brain taken from the true regions."""
     swi = read_volume(folder / "swi.nii.gz")
-    brain = preprocessing.brain_mask(read_volume(folder / "mars.nii.gz"))
+    brain = preprocessing.brain_mask(read_volume(folder / "mars.nii.gz"), swi)
     phase, _ = to_radians(read_volume(folder / "phase.nii.gz"))
     polarity = "bright" if truth_of(folder)["paramagnetic_sign"] > 0 else "dark"
     return preprocessing.detector_input(swi, prepare(phase, swi, brain, polarity).volume, brain)

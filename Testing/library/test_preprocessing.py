@@ -81,7 +81,7 @@ def test_every_way_of_storing_a_scan_gives_the_same_arrays(axes: tuple[int, ...]
     flipped = axes[:2]
     other_swi, other_phase, other_mars = (stored_as(v, axes, flipped) for v in (swi, phase, mars))
 
-    brain, other_brain = brain_mask(mars), brain_mask(other_mars)
+    brain, other_brain = brain_mask(mars, swi), brain_mask(other_mars, other_swi)
     assert np.array_equal(brain.array, other_brain.in_ras_order().array)
     for one, other in (
         (segmenter_input(swi), segmenter_input(other_swi)),
@@ -160,16 +160,29 @@ def test_the_brain_mask_holds_ventricles_and_sulci_and_a_rim_of_two_millimeters(
     radius = np.linalg.norm(ras, axis=-1)
     ventricle = np.linalg.norm(ras - [5, 0, 0], axis=-1) < 8
     sulcus = (np.abs(ras[..., 0]) < 1.5) & (ras[..., 1] > 15)
-    mask = brain_mask(empty.with_array(((radius < 30) & ~ventricle & ~sulcus).astype(np.uint8))).array
+    labels = empty.with_array(((radius < 30) & ~ventricle & ~sulcus).astype(np.uint8))
+    mask = brain_mask(labels, empty.with_array(np.ones(radius.shape, np.float32))).array
     assert mask[ventricle].all()
     assert mask[sulcus & (radius < 29)].all()
     assert mask[(radius < 30.5) & (np.abs(ras[..., 0]) > 6)].all()
     assert not mask[radius > 34].any()
 
 
+def test_the_brain_mask_leaves_bone_out_and_keeps_lesions() -> None:
+    empty = empty_scan((120, 120, 60), (0.8, 0.8, 1.6))
+    ras = coordinates(empty)
+    radius = np.linalg.norm(ras, axis=-1)
+    inner = np.linalg.norm(ras - [10, 0, 0], axis=-1) < 4.5
+    surface = np.linalg.norm(ras - [-28, 0, 0], axis=-1) < 2.5
+    swi = np.where((radius < 30) & ~inner & ~surface, 1.0, 0.05).astype(np.float32)
+    mask = brain_mask(empty.with_array((radius < 38).astype(np.uint8)), empty.with_array(swi)).array
+    assert mask[radius < 30].all(), "a large lesion within and a small one at the surface are searched"
+    assert not mask[radius > 35].any(), "labels 8 mm into the bone do not make it brain"
+
+
 def test_an_empty_label_map_gives_an_empty_brain_and_an_empty_input() -> None:
     swi, _ = scan_with_ball()
-    brain = brain_mask(swi.with_array(np.zeros(swi.array.shape, np.uint8)))
+    brain = brain_mask(swi.with_array(np.zeros(swi.array.shape, np.uint8)), swi)
     assert not brain.array.any()
     assert not detector_input(swi, None, brain).array.any()
 

@@ -125,7 +125,7 @@ def test_the_moved_scene_opens_with_everything_in_it(scene: Any, folder: Path, r
     assert scene.Connect() == 1
     storable = [node for node in nodes(scene, "vtkMRMLStorableNode") if node.GetStorageNode()]
     assert {Path(node.GetStorageNode().GetFullNameFromFileName()).name for node in storable} == {
-        "swi.nii.gz", "phase.nii.gz", "regions.seg.nrrd", "candidates.mrk.json",
+        "swi.nii.gz", "phase_filtered.nii.gz", "regions.seg.nrrd", "candidates.mrk.json",
     }  # fmt: skip
     assert all(node.GetDisplayNode() for node in storable)
     assert_points_are_candidates(scene.GetFirstNodeByName("CMB candidates"), result)
