@@ -184,12 +184,15 @@ def _side(center_ras_mm: npt.ArrayLike, sub_region: int, left: Volume) -> Side:
 
 
 def _ball(center_ras_mm: npt.ArrayLike, radius_mm: float, volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
-    """Nearest voxel values on a 1 mm lattice in a ball, and their distance from its center, mm; 0 beyond the image."""
+    """Nearest voxel values on a 1 mm lattice in a ball, and their distance from its center, mm; 0 beyond the image.
+
+    The lattice lies along the axes of the volume, so that a scan gives the same answer however it is turned.
+    """
     axis = np.arange(-np.floor(radius_mm), np.floor(radius_mm) + 1)
     offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     distance_mm = np.linalg.norm(offsets, axis=1)
     offsets, distance_mm = offsets[distance_mm <= radius_mm], distance_mm[distance_mm <= radius_mm]
-    ijk = np.rint(volume.ijk_of(np.asarray(center_ras_mm, float) + offsets)).astype(int)
+    ijk = np.rint(volume.ijk_of(center_ras_mm) + offsets / volume.spacing_mm).astype(int)
     valid = ((ijk >= 0) & (ijk < volume.array.shape)).all(axis=1)
     values = np.zeros(len(ijk), volume.array.dtype)
     values[valid] = volume.array[tuple(ijk[valid].T)]
