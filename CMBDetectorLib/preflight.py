@@ -11,7 +11,7 @@ spacing 0, negative or impossible, head too       less than 80 mm of the head co
 small or too large for a head
 NaN inside the head                               brightness varies in the brain as on T1 and T2
 SWI and phase swapped, phase as SWI, CT,
-spin echo, inversion recovery, minIP
+segmentation, spin echo, inversion recovery, minIP
 phase of an unknown range, from another place
 ================================================  =======================================================
 
@@ -42,6 +42,7 @@ OVERLAP = 0.9  # share of the SWI that the phase must cover
 SHORTEST_ECHO_MS = 5.0  # below this, no field strength gives susceptibility weighting
 PHASE_RANGES = (1, 2 * np.pi, 255, 360, 1023, 4095, 65535)  # of phase stored without a sign
 COARSE_MM = 3.0  # at which the head is outlined
+LABELS = 20  # an image of gray values has more levels
 SHADING_MM, CONTRAST = 15.0, 0.32  # see `_contrast_doubt`
 
 
@@ -168,6 +169,8 @@ def _refuse_wrong_kind(swi: Volume, phase: Volume | None) -> None:
             raise InputError(f"{name} has an echo time of {said.echo_time_ms:g} ms, too short for SWI. {instead}")
         if re.search(r"\bMNIP\b|MIN_?IP|MIP_IMAGES", f"{said.image_type} {said.series}".upper()):
             raise InputError(f"{name} is a minimum intensity projection ({said.series}). Choose the SWI behind it.")
+    if (values := np.unique(_sample(swi.array)).size) <= LABELS:
+        raise InputError(f"{name} has only {values} different values: it looks like a segmentation. {instead}")
     if _looks_like_ct(swi.array):
         raise InputError(f"{name} looks like CT: air is at -1000. {instead}")
     if _looks_like_phase(swi.array):

@@ -151,6 +151,11 @@ def test_a_hematoma_is_not_refused() -> None:
     assert check(SWI.with_array(bled), None).swi.array is bled
 
 
+def test_a_segmentation_is_refused() -> None:
+    labels = SWI.with_array((np.where(BRAIN, 2, 0) + VENTRICLES + SKULL).astype(np.float32))
+    assert refusal(labels).startswith("swi.nii.gz has only 4 different values: it looks like a segmentation")
+
+
 @pytest.mark.parametrize("bone", [600, 1200])
 def test_ct_is_refused(bone: float) -> None:
     ct = np.where(BRAIN, 35.0, np.where(SKULL, bone, np.where(HEAD, 10, -1000)))
