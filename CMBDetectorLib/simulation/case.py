@@ -24,6 +24,7 @@ from CMBDetectorLib.volume import Volume, write_volume
 
 FINE_MM = 0.5  # in-plane grid of the complex signal; compact sources are computed at half of it
 VISIBLE_CONTRAST, VISIBLE_MM = 0.25, 1.5  # a lesion below either is "faint": neither asked for nor punished
+LARGEST_MM = 11.0  # what looks larger is no microbleed
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,24 +144,29 @@ def render(
         if found is None:
             continue
         contrast, apparent = appearance(ratio, source, origin, spacing, per_slice, voxel_mm3)
-        entry = {
+        center_ras_mm = rotation @ source.center_mm + offset
+        add_truth(truth, source, center_ras_mm, contrast, apparent, _side(source.center_mm, placed))
+    return SimulatedCase(swi, phase, regions, truth)
+
+
+def add_truth(
+    truth: dict, source: Source, center_ras_mm: npt.NDArray, contrast: float, apparent_mm: float, side: str
+) -> None:
+    """Add a source to the lesions, the faint lesions or the mimics of a truth."""
+    visible = contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= apparent_mm <= LARGEST_MM
+    truth["mimics" if source.kind != "microbleed" else "lesions" if visible else "faint"].append(
+        {
             "kind": source.kind,
-            "center_ras_mm": [round(float(x), 3) for x in rotation @ source.center_mm + offset],
-            "diameter_mm": round(apparent, 2),
+            "center_ras_mm": [round(float(x), 3) for x in center_ras_mm],
+            "diameter_mm": round(apparent_mm, 2),
             "source_diameter_mm": round(source.diameter_mm, 2),
             "chi_ppm": round(source.chi_ppm, 2),
             "contrast": round(contrast, 3),
             "sub_region": source.sub_region,
             "region": BY_LABEL[source.sub_region].region.value if source.sub_region else "",
-            "side": _side(source.center_mm, placed),
+            "side": side,
         }
-        if source.kind != "microbleed":
-            truth["mimics"].append(entry)
-        elif contrast >= VISIBLE_CONTRAST and apparent >= VISIBLE_MM and apparent <= 11:
-            truth["lesions"].append(entry)
-        else:
-            truth["faint"].append(entry)
-    return SimulatedCase(swi, phase, regions, truth)
+    )
 
 
 def write_case(case: SimulatedCase, folder: Path) -> None:
@@ -176,7 +182,7 @@ def _slice_orientation(random: np.random.Generator) -> npt.NDArray:
     """Slice axes in the scanner's RAS: half of the scans are oblique, mostly tilted about R."""
     if random.random() < 0.5:
         return np.eye(3)
-    return heads._rotation(np.deg2rad(random.normal(0.0, [9.0, 3.0, 3.0])))
+    return heads.rotation(np.deg2rad(random.normal(0.0, [9.0, 3.0, 3.0])))
 
 
 def _far_from(source: Source, bleeds: list[Source]) -> bool:

@@ -104,7 +104,7 @@ def place(head: Head, random: np.random.Generator, device: torch.device | str = 
     """
     angles = np.deg2rad(random.normal(0.0, [6.0, 3.5, 5.0]))
     scale = random.uniform(0.9, 1.1, 3) * random.uniform(0.94, 1.06)
-    head_from_scan = _rotation(angles) @ np.diag(1.0 / scale)
+    head_from_scan = rotation(angles) @ np.diag(1.0 / scale)
     mirrored = bool(random.random() < 0.5)  # left-right differences of the atlas must not be learned
     if mirrored:
         head_from_scan = np.diag([-1.0, 1.0, 1.0]) @ head_from_scan
@@ -140,7 +140,7 @@ def place(head: Head, random: np.random.Generator, device: torch.device | str = 
     )
 
 
-def _rotation(angles_rad: npt.NDArray) -> npt.NDArray:
+def rotation(angles_rad: npt.NDArray) -> npt.NDArray:
     """Rotation about R, then A, then S."""
     (cr, ca, cs), (sr, sa, ss) = np.cos(angles_rad), np.sin(angles_rad)
     about_r = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])

@@ -20,14 +20,12 @@ from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase import high_pass, known_scale, to_radians
 from CMBDetectorLib.preprocessing import as_stored
-from CMBDetectorLib.regions import BY_LABEL
 from CMBDetectorLib.simulation.acquisition import phase_mask
-from CMBDetectorLib.simulation.case import FINE_MM, VISIBLE_CONTRAST, VISIBLE_MM, SimulatedCase, appearance
+from CMBDetectorLib.simulation.case import FINE_MM, SimulatedCase, add_truth, appearance
 from CMBDetectorLib.simulation.protocols import PROTOCOLS
-from CMBDetectorLib.simulation.sources import REGION_SHARE, Source, irregular
+from CMBDetectorLib.simulation.sources import REGION_SHARE, Source, microbleed
 from CMBDetectorLib.volume import Acquisition, Volume
 
-LARGEST_MM = 11.0  # apparent; above, it is no microbleed
 BRIGHTEST = 2.0  # the vendor's mask is not known: lifting it must not make a vein shine
 UNFILTERED_RAD = 0.4  # taken out by the high-pass filter; below, the vendor has filtered before
 APART_MM = 6.0
@@ -200,18 +198,7 @@ def choose_places(
 
 def microbleeds_in(swi: Volume, mars: Volume, count: int, random: np.random.Generator) -> list[Source]:
     """Random microbleeds in RAS, mm, at chosen places (`choose_places`), of the sizes that simulated heads have."""
-    return [
-        irregular(
-            "microbleed",
-            center,
-            float(np.clip(random.lognormal(np.log(1.9), 0.42), 0.8, 6.0)),
-            float(np.clip(random.lognormal(np.log(1.0), 0.55), 0.3, 3.0)),
-            random.uniform(0.1, 0.7),
-            random,
-            label,
-        )
-        for center, label in choose_places(swi, mars, count, random)
-    ]
+    return [microbleed(center, label, random) for center, label in choose_places(swi, mars, count, random)]
 
 
 def implanted_case(
@@ -328,17 +315,6 @@ def _truth(
         in_scan = replace(source, balls_mm=source.balls_mm @ axes)
         first = scan.ijk_to_ras[:3, 3] @ axes
         contrast, apparent = appearance(factor, in_scan, first, spacing, 1, float(spacing.prod()))
-        visible = contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= apparent <= LARGEST_MM
-        kind = "mimics" if source.kind != "microbleed" else "lesions" if visible else "faint"
-        truth[kind].append({
-            "kind": source.kind,
-            "center_ras_mm": [round(float(x), 3) for x in source.center_mm],
-            "diameter_mm": round(apparent, 2),
-            "source_diameter_mm": round(source.diameter_mm, 2),
-            "chi_ppm": round(source.chi_ppm, 2),
-            "contrast": round(contrast, 3),
-            "sub_region": source.sub_region,
-            "region": BY_LABEL[source.sub_region].region.value if source.sub_region else "",
-            "side": location.side.value if location else "",
-        })  # fmt: skip
+        side = location.side.value if location else ""
+        add_truth(truth, source, source.center_mm, contrast, apparent, side)
     return truth

@@ -144,13 +144,16 @@ def microbleeds(
                 break
         else:
             continue
-        diameter = float(np.clip(random.lognormal(np.log(1.9), 0.42), 0.8, 6.0))
-        chi = float(np.clip(random.lognormal(np.log(1.0), 0.55), 0.3, 3.0))
         centers.append(center)
-        sources.append(
-            irregular("microbleed", center, diameter, chi, random.uniform(0.1, 0.7), random, int(mars[tuple(place)]))
-        )
+        sources.append(microbleed(center, int(mars[tuple(place)]), random))
     return sources
+
+
+def microbleed(center_mm: npt.NDArray, sub_region: int, random: np.random.Generator) -> Source:
+    """One microbleed of random size and susceptibility at a place."""
+    diameter = float(np.clip(random.lognormal(np.log(1.9), 0.42), 0.8, 6.0))
+    chi = float(np.clip(random.lognormal(np.log(1.0), 0.55), 0.3, 3.0))
+    return irregular("microbleed", center_mm, diameter, chi, random.uniform(0.1, 0.7), random, sub_region)
 
 
 def mimics(labels: npt.NDArray[np.int16], mars: npt.NDArray[np.uint8], origin_mm: npt.NDArray,
