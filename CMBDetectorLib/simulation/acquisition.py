@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,66 +22,85 @@ class StoredImages:
         Phase-masked magnitude, arbitrary units.
     phase_rad : Tensor
         With the vendor's sign, high-pass filtered or, for `raw_phase`, wrapped as acquired.
+    moved : bool
+        Whether the head moved during the scan.
     """
 
     swi: torch.Tensor
     phase_rad: torch.Tensor
+    moved: bool
+
+
+def sample(image: torch.Tensor, fov_mm: Sequence[float], protocol: Protocol) -> torch.Tensor:
+    """Spectrum of the complex (R, A, slices) image of a finer grid, as far out as the protocol samples k-space.
+
+    Scaled so that its inverse transform has the image's units.
+    """
+    size = image.shape[:2]
+    acquired = [min(n, 2 * round(f / protocol.acquired_mm / 2)) for n, f in zip(size, fov_mm, strict=True)]
+    spectrum = _resize_spectrum(torch.fft.fft2(image, dim=(0, 1)), acquired)
+    return spectrum * (acquired[0] * acquired[1] / (size[0] * size[1]))
 
 
 def acquire(
-    image: torch.Tensor,
-    fine_mm: float,
+    spectrum: torch.Tensor,
+    fov_mm: Sequence[float],
     protocol: Protocol,
     random: np.random.Generator,
     noise: torch.Generator,
     white_matter: float,
     raw_phase: bool = False,
 ) -> StoredImages:
-    """Sample, disturb and reconstruct a complex image slice by slice.
+    """Disturb and reconstruct sampled spectra slice by slice.
 
     Parameters
     ----------
-    image : complex Tensor, shape (R, A, slices)
-        Averaged through the slice, on a fine in-plane grid of `fine_mm`.
+    spectrum : complex Tensor, shape (R, A, slices)
+        From `sample`.
+    fov_mm : sequence of float
+        Field of view along R and A, mm.
     white_matter : float
         Signal that `protocol.snr` refers to.
     """
-    size = image.shape[:2]
-    fov_mm = [n * fine_mm for n in size]
-    acquired = [min(n, 2 * round(f / protocol.acquired_mm / 2)) for n, f in zip(size, fov_mm, strict=True)]
+    acquired = spectrum.shape[:2]
     stored = [2 * round(f / protocol.pixel_mm / 2) for f in fov_mm]
-    image = image * _coil(image, random)
-    spectrum = _resize_spectrum(torch.fft.fft2(image, dim=(0, 1)), acquired)
-    sigma = white_matter / protocol.snr * (size[0] * size[1]) / (acquired[0] * acquired[1]) ** 0.5
-    disturbance = torch.randn((*spectrum.shape, 2), generator=noise, device=image.device)
+    image = torch.fft.ifft2(spectrum, dim=(0, 1))
+    spectrum = torch.fft.fft2(image * _coil(image, random), dim=(0, 1))
+    sigma = white_matter / protocol.snr * (acquired[0] * acquired[1]) ** 0.5
+    disturbance = torch.randn((*spectrum.shape, 2), generator=noise, device=spectrum.device)
     spectrum = spectrum + sigma * torch.view_as_complex(disturbance)
-    if random.random() < 0.15:  # the head moved during part of the scan: phase-encode lines are inconsistent
+    moved = bool(random.random() < 0.15)
+    if moved:  # phase-encode lines are inconsistent, so ghosts appear
         lines = spectrum.shape[1]
         shift = np.where(random.random(lines) < 0.08, random.normal(0, 0.25, lines), 0.0)
         shift[[0, 1, 2, -1, -2]] = 0.0
         spectrum = spectrum * torch.polar(torch.ones(lines), torch.from_numpy(shift).float()).to(image)[None, :, None]
     spectrum = _resize_spectrum(spectrum, stored)
-    image = torch.fft.ifft2(spectrum, dim=(0, 1)) * (stored[0] * stored[1] / (size[0] * size[1]))
-    # ifft2 divides by the stored size; the factor returns to the units of the fine image
-    filtered = homodyne(image, protocol.filter_mm, [f / n for f, n in zip(fov_mm, stored, strict=True)])
+    image = torch.fft.ifft2(spectrum, dim=(0, 1)) * (stored[0] * stored[1] / (acquired[0] * acquired[1]))
+    pixel_mm = [f / n for f, n in zip(fov_mm, stored, strict=True)]
+    filtered = homodyne(image, protocol.filter_mm, pixel_mm, protocol.filter_window)
     swi = image.abs() * phase_mask(filtered) ** protocol.mask_power
     phase = image.angle() if raw_phase else filtered
     if protocol.masks_air:
         around = F.avg_pool2d(image.abs().permute(2, 0, 1)[None], 5, stride=1, padding=2)[0].permute(1, 2, 0)
         head = around > 3 * white_matter / protocol.snr  # noise alone averages 1.25 standard deviations
         swi, phase = swi * head, phase * head
-    return StoredImages(swi, phase * protocol.paramagnetic_sign)
+    return StoredImages(swi, phase * protocol.paramagnetic_sign, moved)
 
 
-def homodyne(image: torch.Tensor, resolution_mm: float, pixel_mm: list[float]) -> torch.Tensor:
-    """High-pass filtered phase, rad: the phase against that of the image low-passed by a Hann window in k-space.
+def homodyne(
+    image: torch.Tensor, resolution_mm: float, pixel_mm: Sequence[float], window: str = "hann"
+) -> torch.Tensor:
+    """High-pass filtered phase, rad: the phase against that of the image low-passed by a window in k-space.
 
-    `resolution_mm` is the pixel size that the window's width corresponds to (Wang et al. 2000).
+    `resolution_mm` is the pixel size that the width of a Hann window corresponds to (Wang et al. 2000); a Gaussian
+    window falls to one half at the same frequency.
     """
     windows = []
     for n, mm in zip(image.shape[:2], pixel_mm, strict=True):
-        k = torch.fft.fftfreq(n, mm, device=image.device)
-        windows.append(torch.where(k.abs() * 2 * resolution_mm < 1, torch.cos(torch.pi * k * resolution_mm) ** 2, 0.0))
+        k = torch.fft.fftfreq(n, mm, device=image.device).abs() * 2 * resolution_mm  # 1 at the edge of the window
+        hann = torch.where(k < 1, torch.cos(torch.pi / 2 * k) ** 2, 0.0)
+        windows.append(hann if window == "hann" else 0.5 ** (4 * k**2))
     spectrum = torch.fft.fft2(image, dim=(0, 1)) * windows[0][:, None, None] * windows[1][None, :, None]
     low = torch.fft.ifft2(spectrum, dim=(0, 1))
     return (image * low.conj()).angle()

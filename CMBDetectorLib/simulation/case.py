@@ -10,21 +10,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from CMBDetectorLib.regions import BY_LABEL
 from CMBDetectorLib.simulation import heads, tissue
-from CMBDetectorLib.simulation.acquisition import acquire, phase_mask
+from CMBDetectorLib.simulation.acquisition import acquire, homodyne, phase_mask, sample
 from CMBDetectorLib.simulation.field import field_shift_ppm
 from CMBDetectorLib.simulation.heads import Head, PlacedHead, place
 from CMBDetectorLib.simulation.protocols import Protocol
 from CMBDetectorLib.simulation.sources import Source, microbleed_count, microbleeds, mimics
 from CMBDetectorLib.simulation.tissue import tissue_maps
-from CMBDetectorLib.simulation.veins import VeinTree, splat, vein_points
+from CMBDetectorLib.simulation.vessels import Branches, Landmark, VesselTree, branches, splat
 from CMBDetectorLib.volume import Volume, write_volume
 
-FINE_MM = 0.5  # in-plane grid of the complex signal; compact sources are computed at half of it
+FINE_MM = 0.25  # in-plane grid of the complex signal
+FINE_SLICE_MM = 0.5  # and through the slice, where at least four grid points make one slice
+BLOCK = 2  # fine voxels along R and A whose mean is looked at to see what a source does
 VISIBLE_CONTRAST, VISIBLE_MM = 0.25, 1.5  # a lesion below either is "faint": neither asked for nor punished
+VISIBLE_SIGNAL = 0.4  # likewise where the tissue around has less than this of white matter's signal
+VISIBLE_CNR = 4.0  # and where the loss in one acquired voxel is less than so many standard deviations of the noise
+APART_MM = 6.0
 LARGEST_MM = 11.0  # what looks larger is no microbleed
+FLOW_VOIDS = 0.4  # share of people whose arteries are dark, not bright
+AIR_REACH_MM, MOST_AIR_EDGES = 8.0, 12
+MIMIC_CONTRAST = 0.2  # a vein that loses less signal than this is not taken for a microbleed
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +48,7 @@ class SimulatedCase:
 
 def render(
     head: Head,
-    trees: tuple[VeinTree, ...],
+    trees: tuple[VesselTree, ...],
     protocol: Protocol,
     seed: int,
     burden: str = "realistic",
@@ -49,8 +58,8 @@ def render(
 
     Parameters
     ----------
-    trees : tuple of VeinTree
-        Of this head, from `CMBDetectorLib.simulation.veins.grow_veins`.
+    trees : tuple of VesselTree
+        Of this head, from `CMBDetectorLib.simulation.vessels.grow_vessels`.
     burden : str
         ``realistic``, ``none`` or ``many`` microbleeds, or a number.
     """
@@ -62,41 +71,51 @@ def render(
     b0 = rotation.T @ [0.0, 0.0, 1.0]  # scanner z in the axes of the slice stack
     b0_direction = (float(b0[0]), float(b0[1]), float(b0[2]))
 
-    per_slice = max(4, round(protocol.slice_mm / 0.5))
+    per_slice = max(4, round(protocol.slice_mm / FINE_SLICE_MM))
     spacing = np.array([FINE_MM, FINE_MM, protocol.slice_mm / per_slice])
-    coarse = placed.labels.shape
+    coarse, per_mm = placed.labels.shape, round(1 / FINE_MM)
     slices = int(coarse[2] / protocol.slice_mm)
-    shape = (2 * coarse[0], 2 * coarse[1], slices * per_slice)
+    shape = (per_mm * coarse[0], per_mm * coarse[1], slices * per_slice)
+    fov_mm = [float(n) for n in coarse[:2]]
     origin = placed.origin_mm - 0.5 + spacing / 2  # center of the first fine voxel
+    block_mm = np.array([BLOCK * FINE_MM, BLOCK * FINE_MM, protocol.slice_mm])
+    first_mm = placed.origin_mm - 0.5 + block_mm / 2  # center of the first block
 
     labels, mars = placed.labels.cpu().numpy(), placed.mars.cpu().numpy()
     bleeds = microbleeds(mars, placed.origin_mm, microbleed_count(burden, random), random)
     others = mimics(labels, mars, placed.origin_mm, random)
-    sources = [s for s in bleeds + others if _far_from(s, bleeds)]
+    sources = [s for s in bleeds + others if s.kind == "microbleed" or _is_apart(s.balls_mm, bleeds)]
 
     background = _shim(field_shift_ppm(maps.chi_ppm, (1.0, 1.0, 1.0), b0_direction, padding=24), placed.mars > 0)
-    points, volumes = vein_points(trees, placed, random)
-    blood = splat(points, volumes, origin, spacing, shape, device)
+    vessels = [branches(tree, placed, random) for tree in trees]
+    grid = (origin, spacing, shape, device)
+    veins, arteries = (
+        _filled([v for v in vessels if v.arterial is arterial], random, *grid) for arterial in (False, True)
+    )
     vein_chi = tissue.VEIN.chi_ppm * random.uniform(0.8, 1.2)
-    blood_shift = field_shift_ppm(blood * vein_chi, tuple(spacing), b0_direction, padding=8)
+    vein_shift = field_shift_ppm(veins * vein_chi, tuple(spacing), b0_direction, padding=8)
     factors = [s.factor(origin, spacing, shape, protocol.rad_per_ppm, b0_direction, device) for s in sources]
 
-    blood_signal = tissue.spoiled_gradient_echo(tissue.VEIN.proton_density, tissue.VEIN.t1_ms, protocol)
-    blood_r2star = tissue.VEIN.r2_per_s + tissue.VEIN.r2_prime_per_s_per_t * protocol.field_t
     echo_s = protocol.echo_time_ms * 1e-3
-    blood_signal *= float(np.exp(-echo_s * blood_r2star))
-    bare, full = [], []
-    group = max(1, 32 // per_slice)
+    vein_signal, artery_signal = (
+        tissue.spoiled_gradient_echo(blood.proton_density, blood.t1_ms, protocol)
+        * float(np.exp(-echo_s * (blood.r2_per_s + blood.r2_prime_per_s_per_t * protocol.field_t)))
+        for blood in (tissue.VEIN, tissue.ARTERIAL)
+    )
+    if random.random() < FLOW_VOIDS:  # fast flow has left before the echo
+        artery_signal *= float(random.uniform(0.0, 0.3))
+    spectra, bare, full = [], [], []
+    group = max(1, 16 // per_slice)
     for start in range(0, slices, group):
         stop = min(slices, start + group)
         fine = slice(start * per_slice, stop * per_slice)
         at = (origin[2] + spacing[2] * np.arange(fine.start, fine.stop)) - placed.origin_mm[2]
-        magnitude = _upsample(maps.signal * torch.exp(-echo_s * maps.r2star_per_s), at)
-        shift = _upsample(background, at) + blood_shift[:, :, fine]
-        share = blood[:, :, fine]
-        magnitude = magnitude * (1 - share) + blood_signal * share
-        signal = torch.polar(magnitude, protocol.rad_per_ppm * shift)
-        bare.append(_average(signal, per_slice))
+        magnitude = _upsample(maps.signal * torch.exp(-echo_s * maps.r2star_per_s), at, per_mm)
+        shift = _upsample(background, at, per_mm).add_(vein_shift[:, :, fine])
+        for share, blood_signal in ((veins[:, :, fine], vein_signal), (arteries[:, :, fine], artery_signal)):
+            magnitude += share * (blood_signal - magnitude)
+        signal = torch.polar(magnitude, shift.mul_(protocol.rad_per_ppm))
+        bare.append(_blocks(_average(signal, per_slice)))
         for found in factors:
             if found is None:
                 continue
@@ -106,15 +125,17 @@ def render(
                 signal[rows, columns, low - fine.start : high - fine.start] *= factor[
                     :, :, low - depth.start : high - depth.start
                 ]
-        full.append(_average(signal, per_slice))
+        averaged = _average(signal, per_slice)
+        full.append(_blocks(averaged))
+        spectra.append(sample(averaged, fov_mm, protocol))
     image = torch.cat(full, dim=2)
     ratio = image / (torch.cat(bare, dim=2) + 1e-9)
 
     white = float(torch.median(image.abs()[::4, ::4][_upsample_mask(placed, slices, protocol)[::4, ::4]]))
     raw_phase = bool(random.random() < 0.25)
-    stored = acquire(image, FINE_MM, protocol, random, noise, white, raw_phase)
+    stored = acquire(torch.cat(spectra, dim=2), fov_mm, protocol, random, noise, white, raw_phase)
 
-    pixel = np.array([shape[0] * FINE_MM / stored.swi.shape[0], shape[1] * FINE_MM / stored.swi.shape[1]])
+    pixel = np.array(fov_mm) / stored.swi.shape[:2]
     matrix = np.eye(4)
     matrix[:3, :3] = rotation @ np.diag([pixel[0], pixel[1], protocol.slice_mm])
     first = origin + [0, 0, (per_slice - 1) / 2 * spacing[2]]
@@ -127,46 +148,107 @@ def render(
     phase = Volume(coded.cpu().numpy().astype(np.int16), matrix)
     regions = Volume(_mars_on(swi, mars, placed, rotation, offset), matrix)
 
-    voxel_mm3 = FINE_MM**2 * protocol.slice_mm
     truth: dict = {
         "protocol": protocol.name,
         "echo_time_ms": protocol.echo_time_ms,
         "field_t": protocol.field_t,
         "paramagnetic_sign": protocol.paramagnetic_sign,
         "raw_phase": raw_phase,
+        "moved": stored.moved,
         "head": head.name,
         "seed": seed,
         "lesions": [],
         "faint": [],
         "mimics": [],
     }
+    clean = image.abs() * phase_mask(homodyne(image, protocol.filter_mm, block_mm[:2].tolist())) ** protocol.mask_power
     for source, found in zip(sources, factors, strict=True):
         if found is None:
             continue
-        contrast, apparent = appearance(ratio, source, origin, spacing, per_slice, voxel_mm3)
+        seen = appearance(ratio, source, first_mm, block_mm, protocol.acquired_mm)
+        around = _near(clean, source.center_mm, source.diameter_mm + 3.0, first_mm, block_mm)
         center_ras_mm = rotation @ source.center_mm + offset
-        add_truth(truth, source, center_ras_mm, contrast, apparent, _side(source.center_mm, placed))
+        side = _side(source.center_mm, placed)
+        usual = float(around.median()) / white if around.numel() else 0.0
+        add_truth(truth, source, center_ras_mm, seen, side, signal=usual, snr=protocol.snr)
+    found_marks = [mark for v in vessels if not v.arterial for mark in v.landmarks(random)]
+    found_marks += _air_edges(clean, placed, first_mm, block_mm, random)
+    for mark in found_marks:
+        contrast = local_contrast(clean, mark.center_mm, first_mm, block_mm)
+        if contrast >= MIMIC_CONTRAST and _is_apart(mark.center_mm[None], bleeds):
+            label = _label_at(mars, mark.center_mm, placed)
+            truth["mimics"].append(
+                _entry(mark.kind, rotation @ mark.center_mm + offset, mark.diameter_mm, contrast, label,
+                       _side(mark.center_mm, placed))
+            )  # fmt: skip
     return SimulatedCase(swi, phase, regions, truth)
 
 
+@dataclass(frozen=True)
+class Appearance:
+    """What a source does to the SWI, without noise.
+
+    Attributes
+    ----------
+    contrast : float
+        Largest relative loss of signal, 0-1.
+    voxel_contrast : float
+        The same in voxels of the acquired size.
+    diameter_mm : float
+        Of the ball with the volume that loses over a fifth.
+    """
+
+    contrast: float
+    voxel_contrast: float
+    diameter_mm: float
+
+
 def add_truth(
-    truth: dict, source: Source, center_ras_mm: npt.NDArray, contrast: float, apparent_mm: float, side: str
+    truth: dict,
+    source: Source,
+    center_ras_mm: npt.NDArray,
+    seen: Appearance,
+    side: str,
+    *,
+    signal: float = 1.0,
+    snr: float | None = None,
 ) -> None:
-    """Add a source to the lesions, the faint lesions or the mimics of a truth."""
-    visible = contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= apparent_mm <= LARGEST_MM
-    truth["mimics" if source.kind != "microbleed" else "lesions" if visible else "faint"].append(
-        {
-            "kind": source.kind,
-            "center_ras_mm": [round(float(x), 3) for x in center_ras_mm],
-            "diameter_mm": round(apparent_mm, 2),
-            "source_diameter_mm": round(source.diameter_mm, 2),
-            "chi_ppm": round(source.chi_ppm, 2),
-            "contrast": round(contrast, 3),
-            "sub_region": source.sub_region,
-            "region": BY_LABEL[source.sub_region].region.value if source.sub_region else "",
-            "side": side,
-        }
+    """Add a source to the lesions, the faint lesions or the mimics of a truth.
+
+    Parameters
+    ----------
+    signal : float
+        Of the tissue around, as a share of white matter's.
+    snr : float or None
+        Signal-to-noise ratio of white matter; None where it is not known, then noise hides nothing.
+    """
+    cnr = None if snr is None else seen.voxel_contrast * signal * snr
+    visible = (
+        seen.contrast >= VISIBLE_CONTRAST
+        and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM
+        and signal >= VISIBLE_SIGNAL
+        and (cnr is None or cnr >= VISIBLE_CNR)
     )
+    entry = _entry(source.kind, center_ras_mm, seen.diameter_mm, seen.contrast, source.sub_region, side)
+    entry |= {
+        "contrast_to_noise": None if cnr is None else round(cnr, 1),
+        "source_diameter_mm": round(source.diameter_mm, 2),
+        "chi_ppm": round(source.chi_ppm, 2),
+    }
+    truth["mimics" if source.kind != "microbleed" else "lesions" if visible else "faint"].append(entry)
+
+
+def _entry(kind: str, center_ras_mm: npt.NDArray, diameter_mm: float, contrast: float, label: int, side: str) -> dict:
+    """Make one entry of a truth."""
+    return {
+        "kind": kind,
+        "center_ras_mm": [round(float(x), 3) for x in center_ras_mm],
+        "diameter_mm": round(diameter_mm, 2),
+        "contrast": round(contrast, 3),
+        "sub_region": label,
+        "region": BY_LABEL[label].region.value if label else "",
+        "side": side,
+    }
 
 
 def write_case(case: SimulatedCase, folder: Path) -> None:
@@ -185,12 +267,9 @@ def _slice_orientation(random: np.random.Generator) -> npt.NDArray:
     return heads.rotation(np.deg2rad(random.normal(0.0, [9.0, 3.0, 3.0])))
 
 
-def _far_from(source: Source, bleeds: list[Source]) -> bool:
-    """A mimic on top of a lesion would make the lesion's truth ambiguous."""
-    if source.kind == "microbleed":
-        return True
-    nearest = min((np.linalg.norm(source.balls_mm - b.center_mm, axis=1).min() for b in bleeds), default=np.inf)
-    return bool(nearest > 6.0)
+def _is_apart(places_mm: npt.NDArray, bleeds: list[Source]) -> bool:
+    """Whether no lesion is near: a mimic on top of one would make the lesion's truth ambiguous."""
+    return all(np.linalg.norm(places_mm - bleed.center_mm, axis=1).min() > APART_MM for bleed in bleeds)
 
 
 def _shim(field_ppm: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
@@ -206,20 +285,42 @@ def _shim(field_ppm: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
     return field_ppm - sum(float(w) * t for w, t in zip(weights.round(6), terms, strict=True))
 
 
-def _upsample(image: torch.Tensor, at: npt.NDArray) -> torch.Tensor:
-    """A 1 mm image on the fine grid: linear through the slices at indices `at`, bilinear by two in plane."""
+def _filled(
+    vessels: list[Branches],
+    random: np.random.Generator,
+    origin: npt.NDArray,
+    spacing: npt.NDArray,
+    shape: tuple[int, int, int],
+    device: torch.device | str,
+) -> torch.Tensor:
+    """Share of every fine voxel that these vessels fill."""
+    samples = [each.samples(random, step_mm=0.7 * FINE_MM) for each in vessels]
+    if not samples:
+        return torch.zeros(shape, device=device)
+    points, volumes = (np.concatenate(parts) for parts in zip(*samples, strict=True))
+    return splat(points, volumes, origin, spacing, shape, device)
+
+
+def _upsample(image: torch.Tensor, at: npt.NDArray, times: int) -> torch.Tensor:
+    """A 1 mm image on the fine grid: linear through the slices at indices `at`, bilinear by `times` in plane."""
     position = torch.from_numpy(at).to(image).clamp(0, image.shape[2] - 1)
     low = position.floor().long().clamp(max=image.shape[2] - 2)
     weight = position - low
     planes = image[:, :, low] * (1 - weight) + image[:, :, low + 1] * weight
-    finer = F.interpolate(planes.permute(2, 0, 1)[:, None], scale_factor=2, mode="bilinear", align_corners=False)
-    return finer[:, 0].permute(1, 2, 0)
+    finer = F.interpolate(planes.permute(2, 0, 1)[:, None], scale_factor=times, mode="bilinear", align_corners=False)
+    return finer[:, 0].permute(1, 2, 0).contiguous()
 
 
 def _average(signal: torch.Tensor, per_slice: int) -> torch.Tensor:
     """Mean of each group of fine slices."""
     r, a, s = signal.shape
     return signal.view(r, a, s // per_slice, per_slice).mean(dim=3)
+
+
+def _blocks(image: torch.Tensor) -> torch.Tensor:
+    """Mean of each block of fine voxels in plane."""
+    r, a, s = image.shape
+    return image.view(r // BLOCK, BLOCK, a // BLOCK, BLOCK, s).mean(dim=(1, 3))
 
 
 def _upsample_mask(placed: PlacedHead, slices: int, protocol: Protocol) -> torch.Tensor:
@@ -242,20 +343,74 @@ def _mars_on(
 
 
 def appearance(
-    ratio: torch.Tensor, source: Source, origin: npt.NDArray, spacing: npt.NDArray, per_slice: int, voxel_mm3: float
-) -> tuple[float, float]:
-    """Largest relative loss of SWI signal by a source, and the diameter of the ball that loses over a fifth, mm."""
-    step = spacing * [1, 1, per_slice]
-    start = origin + [0, 0, (per_slice - 1) / 2 * spacing[2]]
-    reach = source.diameter_mm / 2 + 7.0
-    low = np.maximum(np.floor((source.center_mm - reach - start) / step).astype(int), 0)
-    high = np.minimum(np.ceil((source.center_mm + reach - start) / step).astype(int) + 1, ratio.shape)
-    if (high <= low).any():
-        return 0.0, 0.0
-    part = ratio[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    ratio: torch.Tensor, source: Source, first_mm: npt.NDArray, step_mm: npt.NDArray, acquired_mm: float = 0.0
+) -> Appearance:
+    """What a source does to the SWI.
+
+    Parameters
+    ----------
+    ratio : complex Tensor
+        Signal with the source over signal without, on a grid in the source's frame.
+    first_mm, step_mm : ndarray, shape (3,)
+        Center of that grid's first voxel, and its spacing.
+    acquired_mm : float
+        In-plane size of a voxel that the scanner resolves.
+    """
+    part = _near(ratio, source.center_mm, source.diameter_mm / 2 + 7.0, first_mm, step_mm)
+    if not part.numel():
+        return Appearance(0.0, 0.0, 0.0)
     loss = 1 - part.abs() * phase_mask(part.angle()) ** 4
-    volume = float((loss > 0.2).sum()) * voxel_mm3
-    return float(loss.max()), float(np.cbrt(6 * volume / np.pi))
+    volume = float((loss > 0.2).sum()) * float(step_mm.prod())
+    window = [min(max(1, round(acquired_mm / step)), n) for step, n in zip(step_mm[:2], loss.shape[:2], strict=True)]
+    voxels = F.avg_pool2d(loss.permute(2, 0, 1)[None], window, stride=1)
+    return Appearance(float(loss.max()), float(voxels.max()), float(np.cbrt(6 * volume / np.pi)))
+
+
+def local_contrast(swi: torch.Tensor, center_mm: npt.NDArray, first_mm: npt.NDArray, step_mm: npt.NDArray) -> float:
+    """Signal that the darkest voxel within 1.25 mm lacks against the median within 5 mm, as a share of it."""
+    around, inner = (_near(swi, center_mm, reach, first_mm, step_mm) for reach in (5.0, 1.25))
+    if not inner.numel():
+        return 0.0
+    usual = float(around.median())
+    return 1 - float(inner.min()) / usual if usual > 0 else 0.0
+
+
+def _near(
+    image: torch.Tensor, center_mm: npt.NDArray, reach_mm: float, first_mm: npt.NDArray, step_mm: npt.NDArray
+) -> torch.Tensor:
+    """Part of an image within a cube around a place; empty off the image."""
+    low = np.maximum(np.floor((center_mm - reach_mm - first_mm) / step_mm).astype(int), 0)
+    high = np.minimum(np.ceil((center_mm + reach_mm - first_mm) / step_mm).astype(int) + 1, image.shape)
+    return image[low[0] : max(high[0], low[0]), low[1] : max(high[1], low[1]), low[2] : max(high[2], low[2])]
+
+
+def _air_edges(
+    swi: torch.Tensor,
+    placed: PlacedHead,
+    first_mm: npt.NDArray,
+    step_mm: npt.NDArray,
+    random: np.random.Generator,
+) -> list[Landmark]:
+    """Places in the brain, at the rim of the dropout near air, where half of the signal is lost."""
+    air, _ = tissue.cavities(placed)
+    brain = (placed.mars > 0).cpu().numpy()
+    near_air = brain & (ndimage.distance_transform_edt(~air.cpu().numpy()) < AIR_REACH_MM)
+    places = np.argwhere(near_air)
+    usual = float(swi[swi > 0].median())
+    marks: list[Landmark] = []
+    for voxel in places[random.permutation(len(places))[:2000]]:
+        center = placed.origin_mm + voxel
+        index = tuple(np.rint((center - first_mm) / step_mm).astype(int).clip(0, np.array(swi.shape) - 1))
+        if float(swi[index]) < 0.5 * usual and all(np.linalg.norm(center - m.center_mm) > 8.0 for m in marks):
+            marks.append(Landmark("air-tissue edge", center, 2.0))
+        if len(marks) == MOST_AIR_EDGES:
+            break
+    return marks
+
+
+def _label_at(mars: npt.NDArray[np.uint8], center_mm: npt.NDArray, placed: PlacedHead) -> int:
+    index = np.rint(center_mm - placed.origin_mm).astype(int).clip(0, np.array(mars.shape) - 1)
+    return int(mars[tuple(index)])
 
 
 def _side(center_mm: npt.NDArray, placed: PlacedHead) -> str:

@@ -13,7 +13,7 @@ from CMBDetectorLib.simulation.case import render, write_case
 from CMBDetectorLib.simulation.heads import list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
-from CMBDetectorLib.simulation.veins import VeinTree, grow_veins
+from CMBDetectorLib.simulation.vessels import VesselTree, grow_vessels
 
 BURDENS = ("realistic", "none", "many", "training")  # training: many and none in turn
 Progress = Callable[[str, float, str], None]
@@ -56,7 +56,7 @@ def simulate(
         raise InputError(f"There is no burden '{burden}'; give a number or one of {', '.join(BURDENS)}.")
     kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    grown: dict[str, tuple[VeinTree, ...]] = {}
+    grown: dict[str, tuple[VesselTree, ...]] = {}
     for n in range(cases):
         folder = out / f"case_{n:04d}"
         name = names[n % len(names)]
@@ -65,7 +65,7 @@ def simulate(
             continue
         head = load_head(heads_dir, name)
         if name not in grown:
-            grown[name] = grow_veins(head, seed=int(name) if name.isdigit() else 0)
+            grown[name] = grow_vessels(head, seed=int(name) if name.isdigit() else 0)
         kind = kinds[(n + n // len(names)) % len(kinds)]
         if varied:
             kind = vary(kind, np.random.default_rng([seed, n]))

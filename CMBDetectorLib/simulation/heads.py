@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.volume import read_volume
@@ -16,10 +17,15 @@ from CMBDetectorLib.volume import read_volume
 # FreeSurfer numbers, as SynthSeg's training label maps use them; 5xx lie outside the brain.
 WHITE_MATTER, CORTEX = (2, 41), (3, 42)
 CEREBELLUM_WHITE, CEREBELLUM_CORTEX = (7, 46), (8, 47)
-VENTRICLES, CSF, BRAINSTEM = (4, 43, 5, 44, 14, 15), 24, 16
+SUPRATENTORIAL_VENTRICLES = (4, 43, 5, 44, 14)
+VENTRICLES, CSF, BRAINSTEM = (*SUPRATENTORIAL_VENTRICLES, 15), 24, 16
 THALAMUS, CAUDATE, PUTAMEN, PALLIDUM = (10, 49), (11, 50), (12, 51), (13, 52)
 VENTRAL_DC, CHOROID_PLEXUS = (28, 60), (163, 164)
 DURAL_SINUS, ARTERY, BONE, MARROW, SKIN, NASAL = 514, 502, 515, 516, 511, 509
+FIRST_OUTSIDE = 500  # this number and those above lie outside the brain
+
+VENTRICLE_GROWTH_MM = (-1.5, 3.5)  # how far the ventricles' walls move outward
+VENTRICLE_REACH_MM = 12.0  # over which that fades
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +57,19 @@ def load_head(directory: Path, name: str) -> Head:
     for volume in volumes:
         if not np.allclose(volume.spacing_mm, 1.0, atol=0.01):
             raise InputError(f"{volume.source} has voxels of {volume.spacing_mm} mm; heads must be 1 mm.")
-    return Head(name, volumes[0].array.astype(np.int16), volumes[1].array.astype(np.uint8))
+    labels, mars = volumes[0].array.astype(np.int16), volumes[1].array.astype(np.uint8)
+    return Head(name, _without_specks(labels), mars)
+
+
+def _without_specks(labels: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """Unlabeled specks among brain and fluid are fluid: taken for bone, they would leave dark spots at the surface."""
+    inner = (labels > 0) & (labels < FIRST_OUTSIDE)
+    box = tuple(slice(max(0, s.start - 4), s.stop + 4) for s in ndimage.find_objects(inner.astype(np.uint8))[0])
+    filled = labels.copy()
+    part = filled[box]
+    inner = inner[box] | np.isin(part, (DURAL_SINUS, ARTERY))
+    part[ndimage.binary_closing(inner, ndimage.generate_binary_structure(3, 1), iterations=3) & (part == 0)] = CSF
+    return filled
 
 
 def list_heads(directory: Path) -> list[str]:
@@ -83,7 +101,7 @@ class PlacedHead:
         inverse = np.linalg.inv(self.head_from_scan)
         target = head_points_mm - self.head_center
         scan = target @ inverse.T
-        for _ in range(6):  # the displacement is smooth and small, so the fixed point converges
+        for _ in range(8):  # the displacement is smooth and small, so the fixed point converges
             scan = (target - self._displacement_at(scan)) @ inverse.T
         return scan
 
@@ -120,18 +138,24 @@ def place(head: Head, random: np.random.Generator, device: torch.device | str = 
     )
     scan = index + torch.tensor(low, dtype=torch.float32, device=device)[:, None, None, None]
     matrix = torch.tensor(head_from_scan, dtype=torch.float32, device=device)
-    source = torch.einsum("ij,jras->iras", matrix, scan) + displacement
+    source = torch.einsum("ij,jras->iras", matrix, scan)
     source += torch.tensor(center, dtype=torch.float32, device=device)[:, None, None, None]
     size = torch.tensor(head.labels.shape, dtype=torch.float32, device=device)[:, None, None, None]
-    grid = (2 * source / (size - 1) - 1).flip(0).permute(1, 2, 3, 0)[None]
 
     def warp(values: npt.NDArray) -> torch.Tensor:
         image = torch.from_numpy(values.astype(np.float32)).to(device)[None, None]
+        grid = (2 * (source + displacement) / (size - 1) - 1).flip(0).permute(1, 2, 3, 0)[None]
         return F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0]
 
+    toward_ventricles = _toward_ventricles(warp(head.labels), float(random.uniform(*VENTRICLE_GROWTH_MM)))
+    displacement = displacement + torch.einsum("ij,jras->iras", matrix, toward_ventricles)
+    labels, mars = warp(head.labels).to(torch.int16), warp(head.mars).to(torch.uint8)
+    if random.random() < 0.5:
+        shrunk = _shrunk_cortex(labels, random)
+        labels[shrunk], mars[shrunk] = CSF, 0
     return PlacedHead(
-        labels=warp(head.labels).to(torch.int16),
-        mars=warp(head.mars).to(torch.uint8),
+        labels=labels,
+        mars=mars,
         origin_mm=low,
         head_from_scan=head_from_scan,
         head_center=center,
@@ -147,6 +171,26 @@ def rotation(angles_rad: npt.NDArray) -> npt.NDArray:
     about_a = np.array([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]])
     about_s = np.array([[cs, -ss, 0], [ss, cs, 0], [0, 0, 1]])
     return about_s @ about_a @ about_r
+
+
+def _toward_ventricles(labels: torch.Tensor, growth_mm: float) -> torch.Tensor:
+    """Displacement, mm, shape (3, R, A, S), that moves the walls of the ventricles outward by `growth_mm`."""
+    inside = np.isin(labels.cpu().numpy(), SUPRATENTORIAL_VENTRICLES)
+    signed_mm = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
+    signed_mm = ndimage.gaussian_filter(signed_mm.astype(np.float32), 1.5)
+    fading = growth_mm * np.exp(-np.abs(signed_mm) / VENTRICLE_REACH_MM)
+    return -torch.from_numpy(np.stack([fading * slope for slope in np.gradient(signed_mm)])).to(labels.device)
+
+
+def _shrunk_cortex(labels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Cortex that atrophy turns into fluid: up to half of its outermost millimeter, in patches."""
+    numbers = labels.cpu().numpy()
+    surface = np.isin(numbers, CORTEX) & ndimage.binary_dilation(numbers == CSF)
+    knots = [max(2, n // 12) for n in numbers.shape]
+    patches = F.interpolate(torch.from_numpy(random.normal(size=(1, 1, *knots))), numbers.shape, mode="trilinear")
+    values = patches[0, 0].numpy()
+    lost = surface & (values < np.quantile(values[surface], random.uniform(0.05, 0.5))) if surface.any() else surface
+    return torch.from_numpy(lost).to(labels.device)
 
 
 def _smooth_displacement(

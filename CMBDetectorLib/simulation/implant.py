@@ -21,7 +21,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase import high_pass, known_scale, to_radians
 from CMBDetectorLib.preprocessing import as_stored
 from CMBDetectorLib.simulation.acquisition import phase_mask
-from CMBDetectorLib.simulation.case import FINE_MM, SimulatedCase, add_truth, appearance
+from CMBDetectorLib.simulation.case import SimulatedCase, add_truth, appearance
 from CMBDetectorLib.simulation.protocols import PROTOCOLS
 from CMBDetectorLib.simulation.sources import REGION_SHARE, Source, microbleed
 from CMBDetectorLib.volume import Acquisition, Volume
@@ -32,6 +32,7 @@ APART_MM = 6.0
 DARK = 0.75  # of the tissue around; a place with darker voxels holds a vein or a lesion already
 QUIET_MM, AROUND_MM = 2.5, 6.0
 TRIES = 300
+GRID_MM = 0.5  # of the factor that is averaged over the voxels
 ECHO_MS, FIELD_T = (1.0, 100.0), (0.2, 12.0)  # outside, the number is in another unit
 
 Box = tuple[slice, slice, slice]
@@ -142,7 +143,7 @@ def voxel_factor(source: Source, scan: Volume, rad_per_ppm: float) -> tuple[Box,
     spacing = scan.spacing_mm
     axes = scan.ijk_to_ras[:3, :3] / spacing  # columns: the scan's axes in RAS
     least = np.where(np.arange(3) == spacing.argmax(), 4, 2)
-    parts = np.maximum(np.ceil(spacing / FINE_MM - 1e-3), least).astype(int)
+    parts = np.maximum(np.ceil(spacing / GRID_MM - 1e-3), least).astype(int)
     fine_mm = spacing / parts
     origin = scan.ijk_to_ras[:3, 3] @ axes - spacing / 2 + fine_mm / 2
     b0 = (float(axes[2, 0]), float(axes[2, 1]), float(axes[2, 2]))
@@ -314,7 +315,7 @@ def _truth(
         location = location_of(source.center_mm)
         in_scan = replace(source, balls_mm=source.balls_mm @ axes)
         first = scan.ijk_to_ras[:3, 3] @ axes
-        contrast, apparent = appearance(factor, in_scan, first, spacing, 1, float(spacing.prod()))
+        seen = appearance(factor, in_scan, first, spacing)
         side = location.side.value if location else ""
-        add_truth(truth, source, source.center_mm, contrast, apparent, side)
+        add_truth(truth, source, source.center_mm, seen, side)
     return truth

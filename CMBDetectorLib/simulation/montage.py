@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from CMBDetectorLib.simulation.case import SimulatedCase
 
 LEVELS = (0.22, 0.36, 0.48, 0.60, 0.72, 0.84)  # share of the slices from below
-SLAB_MM = 8.0
+SLAB = 4  # slices of one minimum intensity projection
 ZOOM_MM, ZOOM_PIXELS, ZOOMS_PER_ROW = 24.0, 112, 12
 WINDOW = 1.7  # white, in medians of brain tissue
 CAPTION = 14  # pixels
@@ -17,10 +17,10 @@ CAPTION = 14  # pixels
 Gray = npt.NDArray[np.uint8]
 
 
-def montage(case: SimulatedCase, most: int = 36) -> Image.Image:
+def montage(case: SimulatedCase, most_lesions: int = 24, most_of_a_mimic: int = 4) -> Image.Image:
     """Draw six axial SWI slices, the phase and the minimum intensity of three, and zooms of lesions and mimics.
 
-    Patient's left is on the right. Phase is shown with paramagnetic tissue bright. At most `most` zooms are shown.
+    Patient's left is on the right. Phase is shown with paramagnetic tissue bright.
     """
     swi, phase = case.swi.in_ras_order(), case.phase.in_ras_order()
     tissue = float(np.median(swi.array[case.mars.in_ras_order().array > 0]))
@@ -28,16 +28,18 @@ def montage(case: SimulatedCase, most: int = 36) -> Image.Image:
     gray = np.clip(swi.array / (WINDOW * tissue), 0, 1)
     waves = np.clip(radians / np.pi * 0.7 + 0.5, 0, 1)
     levels = [int(share * swi.array.shape[2]) for share in LEVELS]
-    slab = max(1, round(SLAB_MM / swi.spacing_mm[2]))
     rows = [
         ("SWI", [_upright(gray[:, :, k]) for k in levels[:3]]),
         ("SWI", [_upright(gray[:, :, k]) for k in levels[3:]]),
         ("phase", [_upright(waves[:, :, k]) for k in levels[2:5]]),
-        (f"minimum over {SLAB_MM:g} mm", [_upright(gray[:, :, k : k + slab].min(axis=2)) for k in levels[2:5]]),
+        (f"minimum over {SLAB} slices", [_upright(gray[:, :, k : k + SLAB].min(axis=2)) for k in levels[2:5]]),
     ]
     parts = [_captioned(np.concatenate(tiles, axis=1), text) for text, tiles in rows]
     zooms = []
-    for place in (case.truth["lesions"] + case.truth["mimics"])[:most]:
+    shown = case.truth["lesions"][:most_lesions]
+    for kind in sorted({mimic["kind"] for mimic in case.truth["mimics"]}):
+        shown += [mimic for mimic in case.truth["mimics"] if mimic["kind"] == kind][:most_of_a_mimic]
+    for place in shown:
         ijk = np.rint(swi.ijk_of(place["center_ras_mm"])).astype(int)
         pair = np.concatenate([_zoom(image, ijk, swi.spacing_mm) for image in (gray, waves)], axis=0)
         name = f"{place['diameter_mm']:.1f} mm" if place["kind"] == "microbleed" else place["kind"][:15]

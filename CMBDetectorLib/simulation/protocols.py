@@ -30,8 +30,10 @@ class Protocol:
         Sign of a paramagnetic shift on the stored phase image: +1 (bright) or -1 (dark).
     filter_mm : float
         Resolution of the low-pass that the phase filter removes, mm (field of view / filter size in pixels).
+    filter_window : str
+        Shape of that low-pass in k-space: ``hann`` or ``gaussian``.
     mask_power : int
-        How often the phase mask multiplies the magnitude (Haacke: 4).
+        How often the phase mask multiplies the magnitude (Haacke: 4); 0 is the plain T2*-weighted magnitude.
     masks_air : bool
         Whether the vendor sets air to zero on both images.
     """
@@ -47,6 +49,7 @@ class Protocol:
     snr: float = 25.0
     paramagnetic_sign: int = 1
     filter_mm: float = 3.5
+    filter_window: str = "hann"
     mask_power: int = 4
     masks_air: bool = False
 
@@ -87,6 +90,7 @@ def vary(protocol: Protocol, random: np.random.Generator) -> Protocol:
         snr=protocol.snr * random.uniform(0.5, 1.6),
         paramagnetic_sign=int(random.choice([-1, 1])),
         filter_mm=float(random.uniform(2.0, 7.0)),
-        mask_power=int(random.choice([2, 3, 4, 4, 4])),
+        filter_window=str(random.choice(["hann", "gaussian"])),
+        mask_power=int(random.choice([0, 2, 3, 4, 4, 4, 4])),
         masks_air=bool(random.random() < 0.3),
     )

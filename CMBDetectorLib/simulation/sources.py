@@ -18,6 +18,8 @@ from scipy import ndimage
 from CMBDetectorLib.simulation import heads
 from CMBDetectorLib.simulation.field import field_shift_ppm
 
+COMPACT_MM = 0.25  # grid on which a small source's field is computed
+
 # Share of microbleeds per group region: lobar, deep, infratentorial (mixed etiologies; ours).
 REGION_SHARE = ((range(9, 14), 0.55), (range(3, 9), 0.25), (range(1, 3), 0.20))
 
@@ -70,7 +72,7 @@ class Source:
     ) -> tuple[tuple[slice, slice, slice], torch.Tensor] | None:
         """Complex factor on the signal of a grid, and the box of that grid that it covers.
 
-        Small sources are computed at half the grid's spacing and averaged. The factor fades to 1 at the edge of the
+        Small sources are computed at `COMPACT_MM` or finer and averaged. The factor fades to 1 at the edge of the
         box, whose half-width is five times the source's radius but at least 7 mm.
 
         Returns
@@ -85,7 +87,8 @@ class Source:
         last = np.minimum(np.ceil((high + margin - origin_mm) / spacing_mm).astype(int) + 1, shape)
         if (last - first < 4).any():
             return None
-        finer = 2 if float((high - low).max()) < 5.0 else 1
+        small = float((high - low).max()) < 5.0
+        finer = np.maximum(np.ceil(spacing_mm / COMPACT_MM - 1e-3), 1).astype(int) if small else np.ones(3, int)
         size = tuple(int(n) for n in (last - first) * finer)
         fine_mm = spacing_mm / finer
         start = origin_mm + first * spacing_mm - spacing_mm / 2 + fine_mm / 2
@@ -103,9 +106,9 @@ class Source:
             window = torch.sin((edge / 3.0).clamp(0, 1) * torch.pi / 2) ** 2
             phase *= window.view([-1 if j == i else 1 for j in range(3)])
         signal = torch.polar(1 - fraction * (1 - self.inside_signal), phase)
-        if finer == 2:
+        if (finer > 1).any():
             parts = torch.stack([signal.real, signal.imag])[None]
-            averaged = F.avg_pool3d(parts, 2)[0]
+            averaged = F.avg_pool3d(parts, [int(n) for n in finer])[0]
             signal = torch.complex(averaged[0].contiguous(), averaged[1].contiguous())
         box = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
         return (box[0], box[1], box[2]), signal
@@ -150,9 +153,9 @@ def microbleeds(
 
 
 def microbleed(center_mm: npt.NDArray, sub_region: int, random: np.random.Generator) -> Source:
-    """One microbleed of random size and susceptibility at a place."""
-    diameter = float(np.clip(random.lognormal(np.log(1.9), 0.42), 0.8, 6.0))
-    chi = float(np.clip(random.lognormal(np.log(1.0), 0.55), 0.3, 3.0))
+    """One microbleed of random size and susceptibility at a place: from barely visible to black."""
+    diameter = float(np.clip(random.lognormal(np.log(1.7), 0.42), 0.7, 6.0))
+    chi = float(np.clip(random.lognormal(np.log(0.45), 0.7), 0.12, 3.0))
     return irregular("microbleed", center_mm, diameter, chi, random.uniform(0.1, 0.7), random, sub_region)
 
 
@@ -231,16 +234,22 @@ def irregular(
     random: np.random.Generator,
     sub_region: int,
 ) -> Source:
-    """A slightly irregular, compact source: a ball with up to three smaller ones that stick out of it."""
-    extra = int(random.integers(0, 4))
+    """An irregular, compact source: a core with up to five smaller balls that stick out of it.
+
+    The extent stays within the diameter; in half of the sources the small balls lie along an axis.
+    """
+    extra = int(random.integers(0, 6))
     directions = random.normal(size=(extra, 3))
+    directions *= np.where(random.random() < 0.5, [1.0, 1.0, 1.0], random.permutation([1.0, 0.6, 0.3]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True) + 1e-9
     radius = diameter_mm / 2
-    offsets = directions * random.uniform(0.2, 0.7, (extra, 1)) * radius
+    core = random.uniform(0.6, 0.95) if extra else 1.0
+    sizes = random.uniform(0.25, 0.6, extra)
+    offsets = directions * (random.uniform(0.7, 1.0, extra) * (1 - sizes))[:, None] * radius
     return Source(
         kind=kind,
         balls_mm=np.concatenate([center_mm[None], center_mm + offsets]),
-        radii_mm=np.concatenate([[0.92 * radius], random.uniform(0.5, 0.8, extra) * radius]),
+        radii_mm=np.concatenate([[core * radius], sizes * radius]),
         chi_ppm=chi_ppm,
         inside_signal=float(inside_signal),
         sub_region=sub_region,

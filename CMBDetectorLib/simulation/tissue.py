@@ -108,7 +108,8 @@ def tissue_maps(placed: PlacedHead, protocol: Protocol, random: np.random.Genera
     texture = _noise(labels.shape, 2.5, random, labels.device)
     maps[0] *= 1 + 0.025 * texture
     maps[1] *= 1 + 0.06 * _noise(labels.shape, 5.0, random, labels.device)
-    return TissueMaps(*(gaussian(each, 0.6) for each in maps))  # label maps have steps, tissue has none
+    # Label maps have steps, tissue has none; steps at bone and air would show as scallops in the field.
+    return TissueMaps(*(gaussian(each, sigma) for each, sigma in zip(maps, (0.6, 0.6, 1.0), strict=True)))
 
 
 def cavities(placed: PlacedHead) -> tuple[torch.Tensor, torch.Tensor]:

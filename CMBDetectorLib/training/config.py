@@ -43,6 +43,8 @@ class Training:
         Decay of the running average of the weights, which is what is evaluated and exported.
     checkpoint_minutes : float
         Wall time between checkpoints.
+    initial : Path or None
+        Exported network (TorchScript) whose weights a new run starts from; None starts from random ones.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     bfloat16 : bool
@@ -65,6 +67,7 @@ class Training:
     gradient_clip: float = 5.0
     average: float = 0.998
     checkpoint_minutes: float = 5.0
+    initial: Path | None = None
     device: str = "auto"
     bfloat16: bool = True
     loaders: int = 1

@@ -41,13 +41,13 @@ class Case:
         (2, R, A, S) float16, mapped from the cache file: the system keeps in memory what fits.
     lesions : Lesions
         Centers in mm from the center of voxel 0 of `image`.
-    mimic_mm : ndarray
-        (M, 3), likewise.
+    mimics_mm : tuple of ndarray
+        One array (M, 3) per kind of mimic, likewise.
     """
 
     image: npt.NDArray[np.float16]
     lesions: Lesions
-    mimic_mm: npt.NDArray[np.float64]
+    mimics_mm: tuple[npt.NDArray[np.float64], ...]
 
 
 def case_folders(config: Training) -> list[Path]:
@@ -81,8 +81,12 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
         center_mm = _from_voxel_0_mm([bleed["center_ras_mm"] for bleed in bleeds], ijk_to_ras)
         diameter_mm = np.array([bleed["diameter_mm"] for bleed in bleeds], float)
         counts = np.arange(len(bleeds)) < len(truth["lesions"])  # the simulator knows which ones nobody could see
-        mimic_mm = _from_voxel_0_mm([mimic["center_ras_mm"] for mimic in truth["mimics"]], ijk_to_ras)
-        cases.append(Case(image, Lesions(center_mm, diameter_mm, counts), mimic_mm))
+        kinds = sorted({mimic["kind"] for mimic in truth["mimics"]})
+        mimics_mm = tuple(
+            _from_voxel_0_mm([m["center_ras_mm"] for m in truth["mimics"] if m["kind"] == kind], ijk_to_ras)
+            for kind in kinds
+        )
+        cases.append(Case(image, Lesions(center_mm, diameter_mm, counts), mimics_mm))
     return cases
 
 
@@ -165,8 +169,9 @@ def draw_crop(
     image, lesions = np.empty(0, np.float32), None
     for _ in range(20):  # a case full of lesions may have no free place: then its last crop is taken as it is
         case = cases[int(rng.integers(len(cases)))]
-        if len(case.mimic_mm) and rng.random() < 0.5:
-            center_mm = rng.choice(case.mimic_mm) + rng.uniform(-0.4, 0.4, 3) * size_mm
+        if case.mimics_mm and rng.random() < 0.5:
+            kind = int(rng.integers(len(case.mimics_mm)))  # veins outnumber calcifications a hundred times
+            center_mm = rng.choice(case.mimics_mm[kind]) + rng.uniform(-0.4, 0.4, 3) * size_mm
         else:
             center_mm = _place_in_brain(case, rng)
         image, lesions = cut(case, center_mm, config.crop)

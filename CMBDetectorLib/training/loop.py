@@ -52,6 +52,8 @@ def fit(
         The checkpoint: step, seconds, cases, config, and the states of the objective, its average, and the optimizer.
     """
     device = choose_device(config.device)
+    if config.initial is not None:
+        start_from(config.initial, objective)
     bfloat16 = config.bfloat16 and (device.type == "cuda" or has_native_bfloat16())
     # Channels last is what makes 3D convolutions fast in bfloat16 on a CPU (4 times, measured).
     objective = objective.to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
@@ -114,6 +116,16 @@ def fit(
             raise
     save()
     return path
+
+
+def start_from(model: Path, objective: nn.Module) -> None:
+    """Give the objective's network the weights of an exported one; `InputError` when they do not fit."""
+    try:
+        network = objective.get_submodule("network")
+        network.load_state_dict(torch.jit.load(str(model), map_location="cpu").state_dict())
+    except (OSError, RuntimeError, ValueError, AttributeError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise InputError(f"{model} does not hold the weights of this network ({reason}).") from None
 
 
 def learning_rate(step: int, config: Training) -> float:

@@ -11,7 +11,7 @@ import pytest
 from CMBDetectorLib.simulation.case import SimulatedCase, render, write_case
 from CMBDetectorLib.simulation.heads import place
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
-from CMBDetectorLib.simulation.veins import grow_veins, splat, vein_points
+from CMBDetectorLib.simulation.vessels import branches, grow_vessels, splat
 from CMBDetectorLib.volume import read_volume
 from Testing.phantom_head import phantom_head
 
@@ -25,7 +25,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def trees(head):
-    return grow_veins(head, seed=1)
+    return grow_vessels(head, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_a_burden_of_none_has_no_lesion_and_still_has_veins(head, trees):
     assert free.truth["lesions"] == [] and free.truth["faint"] == []
     random = np.random.default_rng(4)
     placed = place(head, random)
-    points, volumes = vein_points(trees, placed, random)
+    veins = [branches(tree, placed, random) for tree in trees if not tree.arterial]
+    points, volumes = (np.concatenate(parts) for parts in zip(*(v.samples(random, 0.25) for v in veins), strict=True))
     spacing = np.full(3, 0.5)
     r, a, s = placed.labels.shape
     fraction = splat(points, volumes, placed.origin_mm, spacing, (2 * r, 2 * a, 2 * s))
@@ -82,13 +83,13 @@ def test_a_burden_of_none_has_no_lesion_and_still_has_veins(head, trees):
 
 
 def test_veins_join_and_thicken_toward_their_root(trees):
-    from CMBDetectorLib.simulation.veins import _leaves_upstream
+    from CMBDetectorLib.simulation.vessels import _leaves_behind
 
     for tree in trees:
-        flow = _leaves_upstream(tree.parent, tree.leaves)
+        flow = _leaves_behind(tree.parent, tree.leaves)
         roots = tree.parent == np.arange(len(tree.parent))
-        assert flow[roots].sum() == len(tree.leaves), "every leaf drains to a root"
-        assert (flow[tree.parent] >= flow).all(), "flow never falls downstream"
+        assert flow[roots].sum() == len(tree.leaves), "every leaf is joined to a root"
+        assert (flow[tree.parent] >= flow).all(), "flow never falls toward the root"
 
 
 def test_written_cases_read_back_as_they_were(case, tmp_path):

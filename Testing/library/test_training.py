@@ -46,7 +46,7 @@ def toy_case(centers_mm: list[tuple[float, float, float]], shape: tuple[int, int
     voxel_mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     for center_mm in centers_mm:
         image[0] -= 0.7 * (np.linalg.norm(voxel_mm - center_mm, axis=-1) < diameter_mm / 2)
-    return Case(image.astype(np.float16), lesions(*centers_mm, diameter_mm=diameter_mm), np.empty((0, 3)))
+    return Case(image.astype(np.float16), lesions(*centers_mm, diameter_mm=diameter_mm), ())
 
 
 def detector_training(folder: Path, **options: object) -> DetectorTraining:
@@ -189,7 +189,7 @@ def test_some_lesion_free_crops_lie_around_mimics(tmp_path: Path) -> None:
     image = np.array(empty.image)
     image[0] = 0.01
     image[0, 80, 80, 40] = 1
-    case = Case(image, empty.lesions, np.array([[40.0, 40.0, 40.0]]))
+    case = Case(image, empty.lesions, (np.array([[40.0, 40.0, 40.0]]),))
     rng = np.random.default_rng(0)
     crops = [draw_crop([case], detector_training(tmp_path), rng, with_lesions=False)[0] for _ in range(40)]
     assert sum(crop.max() == 1 for crop in crops) >= 10
