@@ -8,11 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from CMBDetectorLib.simulation.case import SimulatedCase, render, write_case
-from CMBDetectorLib.simulation.heads import place
+from CMBDetectorLib.simulation import heads
+from CMBDetectorLib.simulation.case import Appearance, SimulatedCase, add_truth, render, write_case
+from CMBDetectorLib.simulation.heads import Head, PlacedHead, load_head, place
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
+from CMBDetectorLib.simulation.sources import microbleed
 from CMBDetectorLib.simulation.vessels import branches, grow_vessels, splat
-from CMBDetectorLib.volume import read_volume
+from CMBDetectorLib.volume import Volume, read_volume, write_volume
+from Testing.patch_statistics import separation
 from Testing.phantom_head import phantom_head
 
 PROTOCOL = PROTOCOLS["3T-2mm"]
@@ -108,3 +111,87 @@ def test_varied_protocols_stay_within_what_scanners_do():
             varied = vary(protocol, random)
             assert 1.0 <= varied.slice_mm <= 3.5
             assert varied.acquired_mm >= varied.pixel_mm >= 0.4
+
+
+def test_a_lesion_is_not_given_away_by_the_mean_and_minimum_of_its_patch(head, trees, case):
+    other = render(head, trees, PROTOCOL, seed=5, burden="many")
+    auc, pairs = separation([(each.swi.in_ras_order(), each.truth) for each in (case, other)])
+    assert pairs >= 40
+    assert auc < 0.75
+
+
+def test_veins_and_air_edges_are_in_the_truth_and_dark_where_it_says(case):
+    tissue = float(np.median(case.swi.array[case.mars.array > 0]))
+    kinds = {mimic["kind"] for mimic in case.truth["mimics"]}
+    assert {"vein cross-section", "vein junction", "vein bend", "air-tissue edge"} <= kinds
+    for kind in ("vein cross-section", "vein junction", "air-tissue edge"):
+        depth = []
+        for mimic in case.truth["mimics"]:
+            if mimic["kind"] == kind:
+                i, j, k = np.rint(case.swi.ijk_of(mimic["center_ras_mm"])).astype(int)
+                depth.append(float(case.swi.array[i - 2 : i + 3, j - 2 : j + 3, k].min()) / tissue)
+        assert np.median(depth) < 0.8
+
+
+def test_no_mimic_lies_on_a_lesion(case):
+    bleeds = np.array([bleed["center_ras_mm"] for bleed in case.truth["lesions"] + case.truth["faint"]])
+    for mimic in case.truth["mimics"]:
+        assert np.linalg.norm(bleeds - mimic["center_ras_mm"], axis=1).min() > 1.5
+
+
+@pytest.mark.parametrize(
+    ("contrast", "voxel_contrast", "diameter_mm", "signal", "snr", "visible"),
+    [
+        (0.5, 0.4, 3.0, 1.0, 20.0, True),
+        (0.2, 0.2, 3.0, 1.0, 20.0, False),  # hardly darker than its surroundings
+        (0.5, 0.4, 1.0, 1.0, 20.0, False),  # smaller than what a reader counts
+        (0.5, 0.4, 12.0, 1.0, 20.0, False),  # no microbleed any more
+        (0.5, 0.4, 3.0, 0.3, 20.0, False),  # in the dropout near air
+        (0.5, 0.15, 3.0, 1.0, 20.0, False),  # in the noise
+        (0.5, 0.4, 3.0, 1.0, None, True),  # noise unknown
+    ],
+)
+def test_only_a_lesion_that_a_reader_could_see_is_asked_for(
+    contrast, voxel_contrast, diameter_mm, signal, snr, visible
+):
+    source = microbleed(np.zeros(3), 9, np.random.default_rng(0))
+    truth: dict = {"lesions": [], "faint": [], "mimics": []}
+    add_truth(
+        truth, source, np.zeros(3), Appearance(contrast, voxel_contrast, diameter_mm), "left", signal=signal, snr=snr
+    )
+    assert [len(truth[kind]) for kind in ("lesions", "faint", "mimics")] == [visible, not visible, 0]
+
+
+def test_ventricles_differ_in_size_from_person_to_person(head):
+    def volume_ml(placed: PlacedHead) -> float:
+        return float(np.isin(placed.labels.numpy(), heads.SUPRATENTORIAL_VENTRICLES).sum()) / 1000
+
+    volumes = [volume_ml(place(head, np.random.default_rng(seed))) for seed in range(6)]
+    assert max(volumes) > 1.5 * min(volumes)
+
+
+def test_vessels_follow_the_walls_of_grown_ventricles(head, trees):
+    placed = place(head, np.random.default_rng(2))
+    points = np.argwhere(np.isin(head.labels, heads.VENTRICLES))[::20].astype(float)
+    found = np.rint(placed.scan_points(points) - placed.origin_mm).astype(int)
+    assert np.isin(placed.labels.numpy()[tuple(found.T)], heads.VENTRICLES).mean() > 0.9
+
+
+def test_atrophy_turns_cortex_into_fluid_and_nothing_else(head):
+    shrunk = heads._shrunk_cortex(place(head, np.random.default_rng(1)).labels, np.random.default_rng(1))
+    labels = place(head, np.random.default_rng(1)).labels
+    assert shrunk.any()
+    assert np.isin(labels[shrunk].numpy(), heads.CORTEX).all()
+
+
+def test_unlabeled_specks_in_the_sulci_are_fluid_not_bone(head, tmp_path):
+    labels = head.labels.copy()
+    speck = (47, 97, 46)  # before the forehead's cortex
+    assert labels[speck] == heads.CSF
+    labels[speck] = 0
+    for kind, values in (("labels", labels), ("mars", head.mars)):
+        write_volume(Volume(values, np.eye(4)), tmp_path / f"x_{kind}.nii.gz")
+    found = load_head(tmp_path, "x")
+    assert isinstance(found, Head)
+    assert found.labels[speck] == heads.CSF
+    assert found.labels[0, 0, 0] == 0

@@ -68,11 +68,15 @@ def test_the_field_of_a_long_cylinder_follows_its_angle_to_b0(degrees):
 def test_a_sphere_has_two_thirds_of_its_susceptibility_as_field_at_the_poles_and_minus_a_third_at_the_equator():
     n, radius = 128, 20.0
     field = field_shift_ppm(CHI_PPM * soft_ball(n, radius), (1.0, 1.0, 1.0), padding=128)
-    middle, edge = n // 2, n // 2 + 22  # 22.5 mm from the center, 2 mm outside the surface
-    scale = (radius / 22.5) ** 3
-    offset = field[middle, middle, middle]
-    assert field[middle, middle, edge] - offset == pytest.approx(2 / 3 * scale, rel=0.04)
-    assert field[edge, middle, middle] - offset == pytest.approx(-1 / 3 * scale, rel=0.04)
+    center = (n - 1) / 2
+    middle, edge = n // 2, n // 2 + 22  # 2 mm outside the surface
+    offset = field[middle, middle, middle]  # zero inside a sphere, but for the unknown mean
+    for place, share in (((middle, middle, edge), 2 / 3), ((edge, middle, middle), -1 / 3)):
+        r, a, s = (x - center for x in place)
+        squared = r * r + a * a + s * s
+        expected = CHI_PPM / 3 * (radius**2 / squared) ** 1.5 * (3 * s * s / squared - 1)
+        assert expected == pytest.approx(share * (radius / (edge - center)) ** 3, rel=0.01), "a pole, or the equator"
+        assert field[place] - offset == pytest.approx(expected, rel=0.01)
 
 
 def test_the_phase_at_three_tesla_and_20_ms_is_16_rad_per_ppm():
@@ -159,6 +163,16 @@ def test_the_homodyne_filter_takes_out_slow_phase_and_keeps_fast_phase():
     image = torch.polar(torch.ones(128, 128, 1), slow + fast)
     filtered = homodyne(image, resolution_mm=4.0, pixel_mm=[0.5, 0.5])
     assert (filtered - fast).abs()[16:-16, 16:-16].mean() < 0.05
+
+
+def test_both_windows_of_the_phase_filter_keep_half_of_the_same_frequency():
+    resolution_mm, pixel_mm = 4.0, 0.5
+    cycles = round(128 * pixel_mm / (4 * resolution_mm))  # a quarter of 1 / resolution
+    wave = 0.05 * torch.cos(2 * torch.pi * cycles * torch.arange(128) / 128)[:, None, None].expand(128, 128, 1)
+    image = torch.polar(torch.ones(128, 128, 1), wave)
+    for window in ("hann", "gaussian"):
+        filtered = homodyne(image, resolution_mm, [pixel_mm, pixel_mm], window)
+        assert float(filtered.abs().max() / wave.abs().max()) == pytest.approx(0.5, abs=0.01)
 
 
 def test_lengths_are_padded_to_what_transforms_like():
