@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.evaluation.froc import OperatingPoint, choose_threshold, froc, operating_point
-from CMBDetectorLib.evaluation.matching import PRIMARY_MM, STRICT_MM, Matches, match
+from CMBDetectorLib.evaluation.bootstrap import interval
+from CMBDetectorLib.evaluation.froc import (
+    FROC_AT,
+    OperatingPoint,
+    choose_threshold,
+    froc,
+    operating_point,
+    sensitivity_at,
+)
+from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.pipeline import run
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.request import DetectionRequest, Settings
@@ -22,7 +31,9 @@ from CMBDetectorLib.result import Result
 from CMBDetectorLib.volume import read_volume
 
 Progress = Callable[[str, float, str], None]
-SIZES_MM = ((0.0, 3.0), (3.0, 5.0), (5.0, 99.0))
+SIZES_MM = ((0.0, 2.0), (2.0, 3.0), (3.0, 5.0), (5.0, 99.0))
+CONTRASTS = ((0.0, 0.5), (0.5, 0.8), (0.8, 1.01))
+NO_MIMIC = "no known mimic"
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 
 
@@ -102,7 +113,8 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
         for i, lesion in enumerate(case.truth["lesions"]):
             size = next(f"{a:g}-{b:g} mm" for a, b in SIZES_MM if a <= lesion["diameter_mm"] < b)
-            for group in (size, lesion["region"], case.truth["protocol"]):
+            loss = next(f"contrast {a:g}-{min(b, 1):g}" for a, b in CONTRASTS if a <= lesion["contrast"] < b)
+            for group in (size, loss, lesion["region"], case.truth["protocol"]):
                 groups.setdefault(group, []).append(i in hits)
             location = candidates[hits[i]].location if i in hits else None
             if location is not None:
@@ -110,19 +122,44 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
                 placed["sub_region"].append(location.sub_region == lesion["sub_region"])
                 if lesion["side"] != "midline":
                     placed["side"].append(location.side.value == lesion["side"])
+    curve = froc(primary)
+
+    def pooled(name: str) -> Callable[[Sequence[Matches]], float]:
+        return lambda sample: float(getattr(operating_point(sample, threshold), name))
+
     return {
         "cases": len(done),
         "heads": sorted({case.truth["head"] for case in done}),
         "lesions": sum(m.lesions for m in primary),
         "at_threshold": _plain(operating_point(primary, threshold)),
+        "intervals": {
+            name: [None if np.isnan(end) else round(end, 4) for end in interval(primary, pooled(name))]
+            for name in ("sensitivity", "false_positives_per_case", "precision")
+        },
+        "sensitivity_at_false_positives": {f"{level:g}": round(sensitivity_at(curve, level), 4) for level in FROC_AT},
+        "false_positives_on": dict(_mimics_found(done, primary, threshold).most_common()),
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
         "chosen_on_these_cases": _plain(choose_threshold(primary, ALLOWED_FALSE_POSITIVES)),
         "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for name, v in sorted(groups.items())},
         "dice": {name: round(float(np.mean([case.dice[name] for case in done])), 3) for name in done[0].dice},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
-        "froc": [_plain(point) for point in froc(primary)],
+        "froc": [_plain(point) for point in curve],
     }
+
+
+def _mimics_found(done: list[Evaluated], matched: list[Matches], threshold: float) -> Counter[str]:
+    """Kinds of mimics that the false positives lie on, the nearest within `PRIMARY_MM`."""
+    kinds: Counter[str] = Counter()
+    for case, found in zip(done, matched, strict=True):
+        kept = sorted((c for c in case.result.candidates if not c.is_excluded), key=lambda c: -c.probability)
+        mimics = case.truth["mimics"]
+        places = np.reshape([mimic["center_ras_mm"] for mimic in mimics], (-1, 3))
+        for n in np.flatnonzero((found.lesion == FALSE) & (found.probability >= threshold)):
+            distance = np.linalg.norm(places - kept[n].center_ras_mm, axis=1)
+            near = distance.size and distance.min() <= PRIMARY_MM
+            kinds[mimics[int(distance.argmin())]["kind"] if near else NO_MIMIC] += 1
+    return kinds
 
 
 def _plain(point: OperatingPoint) -> dict[str, float | None]:

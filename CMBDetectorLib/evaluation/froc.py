@@ -9,6 +9,8 @@ import numpy as np
 
 from CMBDetectorLib.evaluation.matching import FALSE, Matches
 
+FROC_AT = (0.25, 0.5, 1.0, 2.0, 4.0)  # false positives per case at which sensitivity is usually reported
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -21,6 +23,12 @@ class OperatingPoint:
         Lesions found over lesions present, pooled; NaN without lesions.
     precision : float
         True over all counted detections; NaN without any.
+    f1 : float
+        Harmonic mean of the two; NaN where either is.
+    sensitivity_per_case : float
+        Mean over the cases that have lesions; NaN without such.
+    count_error : float
+        Mean absolute difference between counted detections and lesions of a case.
     false_positives_per_case : float
     false_positives_per_free_case : float
         Over cases without lesions alone; NaN without such.
@@ -29,23 +37,37 @@ class OperatingPoint:
     threshold: float
     sensitivity: float
     precision: float
+    f1: float
+    sensitivity_per_case: float
+    count_error: float
     false_positives_per_case: float
     false_positives_per_free_case: float
 
 
 def operating_point(cases: Sequence[Matches], threshold: float) -> OperatingPoint:
     """Pool the cases at one threshold."""
-    found = sum(int(((m.lesion >= 0) & (m.probability >= threshold)).sum()) for m in cases)
+    nan = float("nan")
+    found = [int(((m.lesion >= 0) & (m.probability >= threshold)).sum()) for m in cases]
     false = [int(((m.lesion == FALSE) & (m.probability >= threshold)).sum()) for m in cases]
     free = [n for n, m in zip(false, cases, strict=True) if m.lesions == 0]
-    present = sum(m.lesions for m in cases)
+    each = [n / m.lesions for n, m in zip(found, cases, strict=True) if m.lesions]
+    errors = [abs(n + f - m.lesions) for n, f, m in zip(found, false, cases, strict=True)]
+    present, counted = sum(m.lesions for m in cases), sum(found) + sum(false)
     return OperatingPoint(
         threshold=threshold,
-        sensitivity=found / present if present else float("nan"),
-        precision=found / (found + sum(false)) if found + sum(false) else float("nan"),
-        false_positives_per_case=sum(false) / len(cases) if cases else float("nan"),
-        false_positives_per_free_case=sum(free) / len(free) if free else float("nan"),
+        sensitivity=sum(found) / present if present else nan,
+        precision=sum(found) / counted if counted else nan,
+        f1=2 * sum(found) / (present + counted) if present and counted else nan,
+        sensitivity_per_case=sum(each) / len(each) if each else nan,
+        count_error=sum(errors) / len(cases) if cases else nan,
+        false_positives_per_case=sum(false) / len(cases) if cases else nan,
+        false_positives_per_free_case=sum(free) / len(free) if free else nan,
     )
+
+
+def sensitivity_at(curve: Sequence[OperatingPoint], false_positives_per_case: float) -> float:
+    """Largest sensitivity on a FROC curve with at most so many false positives per case; 0 where none is low enough."""
+    return max((p.sensitivity for p in curve if p.false_positives_per_case <= false_positives_per_case), default=0.0)
 
 
 def froc(cases: Sequence[Matches]) -> list[OperatingPoint]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.cohort import region_dice
-from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point
+from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point, sensitivity_at
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 
 LESIONS = [(0.0, 0.0, 0.0), (20.0, 0.0, 0.0)]
@@ -40,6 +41,36 @@ def test_the_free_response_curve_of_two_cases_is_as_worked_out_by_hand():
     assert [p.false_positives_per_case for p in curve.values()] == [0.0, 0.5, 1.0, 1.0]
     assert [p.false_positives_per_free_case for p in curve.values()] == [0.0, 1.0, 1.0, 1.0]
     assert curve[0.4].precision == pytest.approx(2 / 4)
+
+
+def test_the_figures_of_one_threshold_are_as_worked_out_by_hand():
+    first = match([0.9, 0.7, 0.4], [(0, 0, 0), (90, 0, 0), (20, 0, 0)], LESIONS)
+    second = match([0.8], [(5, 5, 5)], [])
+    point = operating_point([first, second], 0.5)
+    assert point.f1 == pytest.approx(2 * 0.5 * (1 / 3) / (0.5 + 1 / 3))
+    assert point.sensitivity_per_case == 0.5
+    assert point.count_error == pytest.approx((0 + 1) / 2)
+
+
+def test_sensitivity_is_read_off_the_curve_at_or_below_the_false_positives_asked_for():
+    first = match([0.9, 0.7, 0.4], [(0, 0, 0), (90, 0, 0), (20, 0, 0)], LESIONS)
+    curve = froc([first])
+    assert [sensitivity_at(curve, level) for level in (0.0, 0.99, 1.0)] == [0.5, 0.5, 1.0]
+    assert sensitivity_at(froc([match([0.9], [(90, 0, 0)], LESIONS)]), 0.5) == 0.0
+
+
+def test_the_interval_of_a_mean_over_patients_is_that_of_the_normal_approximation():
+    values = np.random.default_rng(1).normal(3.0, 1.0, 400)
+    low, high = interval(values.tolist(), lambda sample: float(np.mean(sample)))
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.02)
+    assert high == pytest.approx(values.mean() + half, abs=0.02)
+
+
+def test_an_interval_ignores_resamples_that_do_not_define_the_figure():
+    with_one_lesion, without = match([0.9], [(0, 0, 0)], LESIONS[:1]), match([], [], [])
+    low, high = interval([with_one_lesion, without], lambda sample: operating_point(sample, 0.5).sensitivity)
+    assert (low, high) == (1.0, 1.0)
 
 
 def test_the_threshold_chosen_is_the_lowest_that_keeps_false_positives_down():
