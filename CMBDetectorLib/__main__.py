@@ -23,6 +23,8 @@ from CMBDetectorLib.stages import overall
 
 Progress = Callable[[str, float, str], None]
 
+DETAILS = ("froc", "per_case")  # of an evaluation: long, in its file, neither printed nor kept in a manifest
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code. What the user did wrong is told in one line on stderr."""
@@ -161,9 +163,14 @@ def evaluate(options: argparse.Namespace) -> None:
         options.out,
         settings=Settings(threshold=options.threshold, device=options.device, polarity=options.polarity),
         with_phase=not options.without_phase,
+        models_dir=options.models,
         progress=_progress(options),
     )
-    print(json.dumps({name: value for name, value in report.items() if name != "froc"}, indent=1))
+    if options.charts:
+        from CMBDetectorLib.evaluation.charts import draw
+
+        draw({options.cases.name: report}, options.out / "charts.png")
+    print(json.dumps({name: value for name, value in report.items() if name not in DETAILS}, indent=1))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -176,7 +183,8 @@ def export(options: argparse.Namespace) -> None:
     if options.figures:
         figures = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.figures}
         for report in figures.values():
-            report.pop("froc", None)
+            for detail in DETAILS:
+                report.pop(detail, None)
         update_manifest(manifest, figures=figures)
     print(manifest)
 
@@ -251,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of case folders")
     test.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for evaluation.json and cases.csv")
     test.add_argument("--threshold", type=float, metavar="P", help="instead of the bundled one")
+    test.add_argument("--models", type=Path, metavar="DIR", help="folder of networks, instead of the bundled ones")
+    test.add_argument("--charts", action="store_true", help="also draw charts.png (needs matplotlib)")
     test.add_argument("--without-phase", action="store_true", help="search the SWI alone")
     test.add_argument("--device", choices=DEVICES, default="auto")
     test.add_argument("--polarity", choices=POLARITIES, default="auto")

@@ -94,7 +94,10 @@ def evaluate(
     report = figures(done)
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    _write_cases(done, out / "cases.csv")
+    with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, report["per_case"][0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(report["per_case"])
     progress("evaluate", 1.0, f"{len(done)} cases")
     return report
 
@@ -144,6 +147,7 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
         "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for name, v in sorted(groups.items())},
         "dice": {name: round(float(np.mean([case.dice[name] for case in done])), 3) for name in done[0].dice},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
+        "per_case": [_case_row(case, found) for case, found in zip(done, primary, strict=True)],
         "froc": [_plain(point) for point in curve],
     }
 
@@ -178,17 +182,18 @@ def region_dice(found: npt.NDArray, truth: npt.NDArray) -> dict[str, float]:
     return overlaps
 
 
-def _write_cases(done: list[Evaluated], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["case", "head", "protocol", "lesions", "found", "false_positives", "excluded", "seconds"])
-        for case in done:
-            matched = case.matches(PRIMARY_MM)
-            point = operating_point([matched], case.result.provenance.threshold)
-            reported = [c for c in case.result.reported if c.is_excluded]
-            table.writerow([
-                case.name, case.truth["head"], case.truth["protocol"], matched.lesions,
-                round(point.sensitivity * matched.lesions) if matched.lesions else 0,
-                round(point.false_positives_per_case), len(reported),
-                round(sum(case.result.provenance.seconds_per_stage.values()), 1),
-            ])  # fmt: skip
+def _case_row(case: Evaluated, matched: Matches) -> dict[str, Any]:
+    """What cases.csv and the charts say of one case, at the threshold applied."""
+    made = case.result.provenance
+    counted = matched.probability >= made.threshold
+    return {
+        "case": case.name,
+        "head": case.truth["head"],
+        "protocol": case.truth["protocol"],
+        "lesions": matched.lesions,
+        "found": int((counted & (matched.lesion >= 0)).sum()),
+        "false_positives": int((counted & (matched.lesion == FALSE)).sum()),
+        "excluded": sum(c.is_excluded for c in case.result.reported),
+        **{f"dice_{name}": round(value, 3) for name, value in case.dice.items()},
+        "seconds": round(sum(made.seconds_per_stage.values()), 1),
+    }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from CMBDetectorLib.evaluation.bootstrap import interval
-from CMBDetectorLib.evaluation.cohort import region_dice
+from CMBDetectorLib.evaluation.charts import draw
+from CMBDetectorLib.evaluation.cohort import NO_MIMIC, Evaluated, figures, region_dice
 from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point, sensitivity_at
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
+from Testing.synthetic_result import synthetic_result
 
 LESIONS = [(0.0, 0.0, 0.0), (20.0, 0.0, 0.0)]
 
@@ -93,3 +96,47 @@ def test_dice_of_regions_is_as_worked_out_by_hand():
     found = np.array([9, 0, 12, 3, 2, 2])
     assert region_dice(found, truth) == {"lobar": 0.8, "deep": 1.0, "infratentorial": pytest.approx(2 / 3)}
     assert region_dice(np.zeros(3), np.zeros(3)) == {"lobar": 1.0, "deep": 1.0, "infratentorial": 1.0}
+
+
+def evaluated(lesions: list[int], mimics: list[int]) -> Evaluated:
+    """A case whose candidates (by number in the synthetic result) are lesions, mimics, or neither."""
+    result = synthetic_result()
+    places = {c.number: c for c in result.candidates}
+
+    def entry(number: int, kind: str) -> dict:
+        found = places[number]
+        region = found.location.region.value if found.location else ""
+        sub_region = found.location.sub_region if found.location else 0
+        side = found.location.side.value if found.location else "midline"
+        return {"kind": kind, "center_ras_mm": list(found.center_ras_mm), "diameter_mm": 4.0, "contrast": 0.6,
+                "region": region, "sub_region": sub_region, "side": side}  # fmt: skip
+
+    truth = {
+        "head": "02", "protocol": "3T-2mm", "faint": [],
+        "lesions": [entry(n, "microbleed") for n in lesions],
+        "mimics": [entry(n, "vein bend") for n in mimics],
+    }  # fmt: skip
+    return Evaluated("case", truth, result, {"lobar": 0.9, "deep": 0.8, "infratentorial": 0.7})
+
+
+def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
+    # Numbers 1, 2 and 3 are counted (0.91, 0.83, 0.72), 4 is excluded by anatomy, 5 lies below the threshold.
+    report = figures([evaluated([1, 5], [2]), evaluated([], [])])
+    point = report["at_threshold"]
+    assert point["sensitivity"] == 0.5 and point["false_positives_per_case"] == 2.5
+    assert point["false_positives_per_free_case"] == 3.0
+    assert report["false_positives_on"] == {"vein bend": 1, NO_MIMIC: 4}
+    assert report["sensitivity"]["3-5 mm"] == {"found": 1, "of": 2}
+    assert report["sensitivity"]["contrast 0.5-0.8"] == {"found": 1, "of": 2}
+    assert report["location_right"]["region"] == {"right": 1, "of": 1}
+    assert [row["false_positives"] for row in report["per_case"]] == [2, 3]
+    assert report["intervals"]["sensitivity"] == [0.5, 0.5], "one case alone has lesions"
+
+
+def test_charts_show_every_report_in_its_color(tmp_path):
+    report = figures([evaluated([1, 5], [2]), evaluated([], [])])
+    draw({"one": report}, tmp_path / "one.png")
+    draw({"one": report, "other": report}, tmp_path / "two.png")
+    pictures = [np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("one.png", "two.png")]
+    orange = [bool((picture == (213, 94, 0)).all(axis=2).any()) for picture in pictures]
+    assert orange == [False, True]
