@@ -55,8 +55,13 @@ class Protocol:
 
     @property
     def rad_per_ppm(self) -> float:
-        """Phase at the echo per ppm of field shift: 2 pi * 42.577 MHz/T * B0 * TE."""
-        return 2 * np.pi * 42.577 * self.field_t * self.echo_time_ms * 1e-3
+        """Phase at the echo per ppm of field shift."""
+        return radians_per_ppm(self.field_t, self.echo_time_ms)
+
+
+def radians_per_ppm(field_t: float, echo_time_ms: float) -> float:
+    """Phase at the echo per ppm of field shift: 2 pi * 42.577 MHz/T * B0 * TE."""
+    return 2 * np.pi * 42.577 * field_t * echo_time_ms * 1e-3
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -107,6 +107,10 @@ class DetectorTraining(Training):
         Hardest negative cells per crop that enter L_cls.
     box_weight, prototype_weight : float
         Weights of L_reg and L_con beside L_cls.
+    implanted : float
+        Share of the crops with lesions whose lesions are put in on the fly; the others show rendered ones.
+    calcified : float
+        Share of the crops without lesions that get calcifications on the fly.
     without_phase : float
         Share of crops whose phase channel is emptied, so that SWI alone works too.
     """
@@ -117,6 +121,8 @@ class DetectorTraining(Training):
     hardest: int = 16
     box_weight: float = 1.0
     prototype_weight: float = 0.1
+    implanted: float = 0.5
+    calcified: float = 0.3
     without_phase: float = 0.2
 
     def __post_init__(self) -> None:

@@ -22,7 +22,9 @@ from CMBDetectorLib import preprocessing
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
 from CMBDetectorLib.phase import prepare, to_radians
+from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
+from CMBDetectorLib.training.implants import Scan, implant
 from CMBDetectorLib.training.split import heads_of
 from CMBDetectorLib.training.targets import Lesions, assign
 from CMBDetectorLib.volume import Volume, read_volume
@@ -43,11 +45,17 @@ class Case:
         Centers in mm from the center of voxel 0 of `image`.
     mimics_mm : tuple of ndarray
         One array (M, 3) per kind of mimic, likewise.
+    tissue : ndarray or None
+        (R, A, S) bool, mapped likewise: where microbleeds can lie.
+    scan : Scan or None
+        How it was acquired. Without it and `tissue`, nothing can be implanted.
     """
 
     image: npt.NDArray[np.float16]
     lesions: Lesions
-    mimics_mm: tuple[npt.NDArray[np.float64], ...]
+    mimics_mm: tuple[npt.NDArray[np.float64], ...] = ()
+    tissue: npt.NDArray[np.bool_] | None = None
+    scan: Scan | None = None
 
 
 def case_folders(config: Training) -> list[Path]:
@@ -75,7 +83,7 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
     cases = []
     for n, folder in enumerate(folders):
         progress("prepare", n / len(folders), folder.name)
-        image, ijk_to_ras = _cached(folder, config.cache)
+        image, tissue, ijk_to_ras, spacing_mm = _cached(folder, config.cache)
         truth = truth_of(folder)
         bleeds = truth["lesions"] + truth["faint"]
         center_mm = _from_voxel_0_mm([bleed["center_ras_mm"] for bleed in bleeds], ijk_to_ras)
@@ -86,19 +94,46 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
             _from_voxel_0_mm([m["center_ras_mm"] for m in truth["mimics"] if m["kind"] == kind], ijk_to_ras)
             for kind in kinds
         )
-        cases.append(Case(image, Lesions(center_mm, diameter_mm, counts), mimics_mm))
+        lesions = Lesions(center_mm, diameter_mm, counts)
+        rad_per_ppm = radians_per_ppm(truth["field_t"], truth["echo_time_ms"])
+        scan = Scan(rad_per_ppm, pixel_mm=float(spacing_mm[0]), slice_mm=float(spacing_mm[2]))
+        cases.append(Case(image, lesions, mimics_mm, tissue, scan))
     return cases
 
 
-def _cached(folder: Path, cache: Path) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float64]]:
-    """Give the detector's input of a case, from the cache or made now, and its ijk_to_ras."""
-    image_file, geometry_file = cache / f"{folder.name}.npy", cache / f"{folder.name}.json"
+def _cached(
+    folder: Path, cache: Path
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Give the detector's input of a case, where its tissue is, its ijk_to_ras, and the scan's voxel size, mm.
+
+    From the cache, or made now.
+    """
+    image_file, tissue_file = cache / f"{folder.name}.npy", cache / f"{folder.name}_tissue.npy"
+    geometry_file = cache / f"{folder.name}.json"
     if not is_fresh(geometry_file, folder):
-        made = detector_input(folder)
+        made, mars = detector_input(folder), read_volume(folder / "mars.nii.gz").in_ras_order()
         cache.mkdir(parents=True, exist_ok=True)
         np.save(image_file, made.array.astype(np.float16))
-        geometry_file.write_text(json.dumps(made.ijk_to_ras.tolist()), encoding="utf-8")
-    return np.load(image_file, mmap_mode="r"), np.array(json.loads(geometry_file.read_text(encoding="utf-8")))
+        np.save(tissue_file, tissue_on(made, mars))
+        geometry = {"ijk_to_ras": made.ijk_to_ras.tolist(), "spacing_mm": mars.spacing_mm.tolist()}
+        geometry_file.write_text(json.dumps(geometry), encoding="utf-8")
+    geometry = json.loads(geometry_file.read_text(encoding="utf-8"))
+    return (
+        np.load(image_file, mmap_mode="r"),
+        np.load(tissue_file, mmap_mode="r"),
+        np.array(geometry["ijk_to_ras"]),
+        np.array(geometry["spacing_mm"]),
+    )
+
+
+def tissue_on(made: preprocessing.NetworkInput, mars: Volume) -> npt.NDArray[np.bool_]:
+    """Voxels of the detector's input in brain tissue, by the nearest voxel of the MARS label map in R, A, S order."""
+    between = np.linalg.inv(mars.ijk_to_ras) @ made.ijk_to_ras  # the grids' axes are parallel
+    nearest = [
+        np.rint(between[axis, 3] + between[axis, axis] * np.arange(n)).astype(int).clip(0, last - 1)
+        for axis, (n, last) in enumerate(zip(made.array.shape[1:], mars.array.shape, strict=True))
+    ]
+    return mars.array[np.ix_(*nearest)] > 0
 
 
 def is_fresh(cached: Path, folder: Path) -> bool:
@@ -161,12 +196,16 @@ def draw_crop(
         Those in and near the crop; ones outside do not count.
     """
     size_mm = np.array(config.crop) * SPACING_MM
+    if with_lesions and rng.random() < config.implanted:
+        case = cases[int(rng.integers(len(cases)))]
+        image, lesions = _implanted(case, _place_in_brain(case, rng), config, int(rng.integers(1, 5)), rng)
+        if lesions.present:
+            return image, lesions
     having = [case for case in cases if case.lesions.present]
     if with_lesions and having:
         case = having[int(rng.integers(len(having)))]
         center_mm = rng.choice(case.lesions.center_mm[case.lesions.counts])
         return cut(case, center_mm + rng.uniform(-0.4, 0.4, 3) * size_mm, config.crop)
-    image, lesions = np.empty(0, np.float32), None
     for _ in range(20):  # a case full of lesions may have no free place: then its last crop is taken as it is
         case = cases[int(rng.integers(len(cases)))]
         if case.mimics_mm and rng.random() < 0.5:
@@ -174,11 +213,31 @@ def draw_crop(
             center_mm = rng.choice(case.mimics_mm[kind]) + rng.uniform(-0.4, 0.4, 3) * size_mm
         else:
             center_mm = _place_in_brain(case, rng)
-        image, lesions = cut(case, center_mm, config.crop)
+        lesions = cut(case, center_mm, config.crop)[1]
         if not lesions.present:
             break
-    assert lesions is not None
-    return image, lesions
+    if rng.random() < config.calcified:
+        return _implanted(case, center_mm, config, int(rng.integers(1, 4)), rng, calcified=True)
+    return cut(case, center_mm, config.crop)
+
+
+def _implanted(
+    case: Case,
+    center_mm: npt.NDArray[np.float64],
+    config: DetectorTraining,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    calcified: bool = False,
+) -> tuple[Array, Lesions]:
+    """Cut a crop and put random sources into its tissue; as it is where the case does not tell how it was acquired."""
+    image, lesions = cut(case, center_mm, config.crop)
+    if case.tissue is None or case.scan is None:
+        return image, lesions
+    inside, place = _overlap(case, center_mm, config.crop)[1:]
+    tissue = np.zeros(config.crop, bool)
+    tissue[place] = case.tissue[inside]
+    return implant(image, tissue, lesions, case.scan, count, rng, calcified=calcified)
 
 
 def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -193,19 +252,27 @@ def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.floa
 
 def cut(case: Case, center_mm: npt.NDArray[np.float64], size: tuple[int, int, int]) -> tuple[Array, Lesions]:
     """Cut the crop of a size (voxels) closest to a center that leaves the image as little as possible; zeros beyond."""
-    shape = np.array(case.image.shape[1:])
-    wanted = np.round(center_mm / SPACING_MM).astype(int) - np.array(size) // 2
-    start = np.clip(wanted, np.minimum(0, shape - size), np.maximum(0, shape - size))
-    inside = [slice(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, shape, strict=True)]
-    place = [slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True)]
+    start, inside, place = _overlap(case, center_mm, size)
     image = np.zeros((2, *size), np.float32)
-    image[:, place[0], place[1], place[2]] = case.image[:, inside[0], inside[1], inside[2]]
+    image[(slice(None), *place)] = case.image[(slice(None), *inside)]
 
     shifted_mm = case.lesions.center_mm - start * SPACING_MM
     beyond_mm = np.maximum(-shifted_mm, shifted_mm - (np.array(size) - 1) * SPACING_MM).max(axis=1, initial=-np.inf)
     near = beyond_mm < FAR_MM
     counts = case.lesions.counts & (beyond_mm <= 0)
     return image, Lesions(shifted_mm[near], case.lesions.diameter_mm[near], counts[near])
+
+
+def _overlap(
+    case: Case, center_mm: npt.NDArray[np.float64], size: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.int_], tuple[slice, ...], tuple[slice, ...]]:
+    """First voxel of a crop in the image, the part of the image in it, and where in the crop that part lies."""
+    shape = np.array(case.image.shape[1:])
+    wanted = np.round(center_mm / SPACING_MM).astype(int) - np.array(size) // 2
+    start = np.clip(wanted, np.minimum(0, shape - size), np.maximum(0, shape - size))
+    inside = tuple(slice(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, shape, strict=True))
+    place = tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True))
+    return start, inside, place
 
 
 def turn(image: Array, lesions: Lesions, rng: np.random.Generator) -> tuple[Array, Lesions]:

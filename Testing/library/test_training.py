@@ -237,7 +237,15 @@ def write_case(folder: Path, head: str, sign: int = 1) -> None:
     for name, array in (("swi", swi), ("phase", phase), ("mars", (9 * brain).astype(np.uint8))):
         write_volume(Volume(array, matrix), folder / f"{name}.nii.gz")
     dot = {"center_ras_mm": [4.0, 6.0, 9.0], "diameter_mm": 2.5}
-    truth = {"head": head, "paramagnetic_sign": sign, "lesions": [dot], "faint": [], "mimics": []}
+    truth = {
+        "head": head,
+        "paramagnetic_sign": sign,
+        "field_t": 3.0,
+        "echo_time_ms": 20.0,
+        "lesions": [dot],
+        "faint": [],
+        "mimics": [],
+    }
     (folder / "truth.json").write_text(json.dumps(truth))
 
 

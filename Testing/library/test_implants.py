@@ -1,0 +1,105 @@
+"""Lesions put into training crops on the fly, against the implants of whole scans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from CMBDetectorLib.networks.anchors import SPACING_MM
+from CMBDetectorLib.simulation.implant import voxel_factor
+from CMBDetectorLib.simulation.sources import Source, microbleed
+from CMBDetectorLib.training.implants import Scan, factor_on_crop, implant
+from CMBDetectorLib.training.targets import Lesions
+from CMBDetectorLib.volume import Volume
+
+SHAPE = (64, 64, 32)
+THIN = Scan(rad_per_ppm=16.05, pixel_mm=0.5, slice_mm=1.0)
+NONE = Lesions(np.empty((0, 3)), np.empty(0), np.empty(0, bool))
+
+
+def plain_crop() -> tuple[np.ndarray, np.ndarray]:
+    """Uniform brain with a dark border that belongs to no brain, and where its tissue is."""
+    image = np.zeros((2, *SHAPE), np.float32)
+    image[0, 4:-4, 4:-4] = 0.01
+    tissue = np.zeros(SHAPE, bool)
+    tissue[20:-20, 20:-20, 10:-10] = True
+    return image, tissue
+
+
+def test_the_factor_on_a_crop_is_that_on_a_scan_of_the_same_voxels():
+    source = microbleed(np.array([15.2, 16.1, 15.3]), 0, np.random.default_rng(0))
+    found, expected = factor_on_crop(source, SHAPE, THIN), np.ones(SHAPE, complex)
+    assert found is not None
+    scan = Volume(np.zeros(SHAPE, np.float32), np.diag([*SPACING_MM, 1.0]))
+    on_scan = voxel_factor(source, scan, THIN.rad_per_ppm)
+    assert on_scan is not None
+    expected[on_scan[0]] = on_scan[1].numpy()
+    assert np.abs(found[1].numpy() - expected[found[0]]).max() < 0.1
+    assert np.abs(found[1].numpy() - expected[found[0]]).mean() < 0.005
+
+
+def test_a_thick_slice_shows_less_of_a_small_lesion():
+    source = Source(
+        kind="microbleed", balls_mm=np.full((1, 3), 16.0), radii_mm=np.array([0.75]), chi_ppm=0.5, inside_signal=0.5
+    )
+    losses = []
+    for slice_mm in (1.0, 2.0, 3.0):
+        found = factor_on_crop(source, SHAPE, replace(THIN, slice_mm=slice_mm))
+        assert found is not None
+        losses.append(1 - float(found[1].abs().min()))
+    assert losses[0] > losses[1] > losses[2] > 0
+
+
+def test_an_implanted_microbleed_is_dark_paramagnetic_and_a_lesion():
+    image, tissue = plain_crop()
+    darker, brighter = 0, 0
+    for seed in range(12):
+        changed, lesions = implant(image, tissue, NONE, THIN, 1, np.random.default_rng(seed))
+        assert lesions.center_mm.shape == (1, 3) and lesions.diameter_mm[0] > 0
+        r, a, s = np.rint(lesions.center_mm[0] / SPACING_MM).astype(int)
+        near = changed[:, r - 3 : r + 4, a - 3 : a + 4, s - 2 : s + 3]
+        darker += bool(near[0].min() < image[0, r, a, s] - 0.2)
+        brighter += bool(near[1].max() > 0.05)
+        assert (changed[:, :4] == 0).all(), "outside the brain stays empty"
+    assert darker >= 9 and brighter >= 9
+
+
+def test_an_implanted_calcification_is_no_lesion_and_has_the_opposite_phase():
+    image, tissue = plain_crop()
+    changed, lesions = implant(image, tissue, NONE, THIN, 1, np.random.default_rng(2), calcified=True)
+    assert not lesions.present and len(lesions.center_mm) == 0
+    place = np.unravel_index(changed[0].argmin(), SHAPE)
+    r, a, s = (int(i) for i in place)
+    assert changed[0, r, a, s] < -0.3
+    above, below = changed[1, r, a, s + 3 : s + 5].mean(), changed[1, r, a, s - 4 : s - 2].mean()
+    assert above < 0 and below < 0, "the field at the poles of diamagnetic matter is weaker"
+
+
+def test_sources_keep_their_distance_from_lesions_that_are_there():
+    image, tissue = plain_crop()
+    tissue[:] = False
+    tissue[30:34, 30:34, 15:17] = True
+    there = Lesions(np.array([[16.0, 16.0, 16.0]]), np.array([3.0]), np.array([True]))
+    changed, lesions = implant(image, tissue, there, THIN, 3, np.random.default_rng(0))
+    assert len(lesions.center_mm) == 1 and torch.equal(torch.tensor(changed), torch.tensor(image))
+
+
+def test_a_crop_without_tissue_stays_as_it_is():
+    image, tissue = plain_crop()
+    changed, lesions = implant(image, np.zeros_like(tissue), NONE, THIN, 3, np.random.default_rng(0))
+    assert changed is image and not lesions.present
+
+
+@pytest.mark.parametrize("place_mm", [(0.5, 0.5, 0.5), (31.0, 31.0, 31.0)])
+def test_a_source_at_the_edge_of_a_crop_is_cut_not_shifted(place_mm):
+    source = microbleed(np.array(place_mm), 0, np.random.default_rng(1))
+    found = factor_on_crop(source, SHAPE, THIN)
+    assert found is not None
+    (rows, columns, depth), factor = found
+    assert tuple(factor.shape) == (rows.stop - rows.start, columns.stop - columns.start, depth.stop - depth.start)
+    darkest = np.unravel_index(int(factor.abs().argmin()), tuple(factor.shape))
+    center = (np.array(darkest) + [rows.start, columns.start, depth.start]) * SPACING_MM
+    assert np.linalg.norm(center - place_mm) < 2.0
