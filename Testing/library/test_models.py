@@ -17,6 +17,7 @@ from CMBDetectorLib.training.detector import DetectorObjective
 from CMBDetectorLib.training.export import export_model, update_manifest
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.segmenter import SegmenterObjective
+from CMBDetectorLib.training.split import heads_of
 
 
 def untrained(config: Training, objective: torch.nn.Module) -> Path:
