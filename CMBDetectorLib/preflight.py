@@ -43,7 +43,7 @@ SHORTEST_ECHO_MS = 5.0  # below this, no field strength gives susceptibility wei
 PHASE_RANGES = (1, 2 * np.pi, 255, 360, 1023, 4095, 65535)  # of phase stored without a sign
 COARSE_MM = 3.0  # at which the head is outlined
 LABELS = 20  # an image of gray values has more levels
-SHADING_MM, CONTRAST = 15.0, 0.34  # see `_contrast_doubt`
+SHADING_MM, CONTRAST = 15.0, 0.35  # see `_contrast_doubt`
 
 
 @dataclass(frozen=True, eq=False)
