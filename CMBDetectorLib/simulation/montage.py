@@ -10,7 +10,7 @@ from CMBDetectorLib.simulation.case import SimulatedCase
 
 LEVELS = (0.22, 0.36, 0.48, 0.60, 0.72, 0.84)  # share of the slices from below
 SLAB = 4  # slices of one minimum intensity projection
-ZOOM_MM, ZOOM_PIXELS, ZOOMS_PER_ROW = 24.0, 112, 12
+ZOOM_MM, ZOOM_PIXELS = 24.0, 112
 WINDOW = 1.7  # white, in medians of brain tissue
 CAPTION = 14  # pixels
 
@@ -44,8 +44,9 @@ def montage(case: SimulatedCase, most_lesions: int = 24, most_of_a_mimic: int = 
         pair = np.concatenate([_zoom(image, ijk, swi.spacing_mm) for image in (gray, waves)], axis=0)
         name = f"{place['diameter_mm']:.1f} mm" if place["kind"] == "microbleed" else place["kind"][:15]
         zooms.append(_captioned(pair, name))
-    for start in range(0, len(zooms), ZOOMS_PER_ROW):
-        parts.append(np.concatenate(zooms[start : start + ZOOMS_PER_ROW], axis=1))
+    per_row = max(1, max(part.shape[1] for part in parts) // (ZOOM_PIXELS + 2))
+    for start in range(0, len(zooms), per_row):
+        parts.append(np.concatenate(zooms[start : start + per_row], axis=1))
     width = max(part.shape[1] for part in parts)
     padded = [np.pad(part, ((0, 4), (0, width - part.shape[1]))) for part in parts]
     return Image.fromarray(np.concatenate(padded, axis=0))
