@@ -36,30 +36,22 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """The outcome of one run on one case.
+class Record:
+    """What one run said, without its images: what ``candidates.json`` holds.
 
     Attributes
     ----------
     candidates : tuple of Candidate
         All with a probability of at least `request.FLOOR`, numbered by falling probability, excluded ones included.
         `reported` gives those at or above the threshold.
-    regions : Volume
-        MARS label map (uint8, 0-13) on the grid of `swi`.
-    swi : Volume
-        The image as searched (what was not a number is 0).
-    phase : Volume or None
-        As searched: on the grid of `swi`, rad, high-pass filtered, paramagnetic positive whatever the scanner's sign.
     notices : tuple of str
         What preflight found worth telling, in plain sentences.
     searched_ml : float
         Volume of the brain that was searched, ml.
+    provenance : Provenance
     """
 
     candidates: tuple[Candidate, ...]
-    regions: Volume
-    swi: Volume
-    phase: Volume | None
     notices: tuple[str, ...]
     searched_ml: float
     provenance: Provenance
@@ -73,6 +65,25 @@ class Result:
     def counted(self) -> tuple[Candidate, ...]:
         """Reported candidates that anatomy did not exclude."""
         return tuple(c for c in self.reported if not c.is_excluded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Record):
+    """The outcome of one run on one case: its record, and the images that belong to it.
+
+    Attributes
+    ----------
+    regions : Volume
+        MARS label map (uint8, 0-13) on the grid of `swi`.
+    swi : Volume
+        The image as searched (what was not a number is 0).
+    phase : Volume or None
+        As searched: on the grid of `swi`, rad, high-pass filtered, paramagnetic positive whatever the scanner's sign.
+    """
+
+    regions: Volume
+    swi: Volume
+    phase: Volume | None
 
 
 def number(candidates: list[Candidate]) -> tuple[Candidate, ...]:
