@@ -3,6 +3,7 @@
 Every line on stdout is one event, a JSON object with a field ``event``:
 
 =============  ====================================================================
+``started``    ``process_id``, which a launcher in between would hide
 ``progress``   ``stage``, ``fraction`` of the whole run (0-1), ``message``
 ``result``     ``out`` (the folder), ``reported`` and ``counted`` (numbers), ``notices``
 ``error``      ``message`` (for the user), ``exit_code``
@@ -89,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Cancelled("Cancelled. Nothing was written.")
         _say(event="progress", stage=stage, fraction=round(overall(stage, fraction), 4), message=message)
 
+    _say(event="started", process_id=os.getpid())
     try:
         request = _request(arguments)
         result = perform(request, progress)
