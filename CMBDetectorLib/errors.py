@@ -45,6 +45,12 @@ class OutOfMemoryError(CMBDetectorError):
     exit_code = 5
 
 
+class DeviceMemoryError(OutOfMemoryError):
+    """The GPU has too little memory for this scan; the CPU may do."""
+
+    exit_code = 6
+
+
 class Cancelled(CMBDetectorError):
     """The user asked to stop. Nothing was written."""
 

@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from CMBDetectorLib.errors import Cancelled, CMBDetectorError, InputError, OutOfMemoryError
+from CMBDetectorLib.errors import Cancelled, CMBDetectorError, DeviceMemoryError, InputError, OutOfMemoryError
 from CMBDetectorLib.interruption import raise_on_termination
 from CMBDetectorLib.report.write import abandon, check_folder, write_result
 from CMBDetectorLib.request import DetectionRequest
@@ -58,7 +58,7 @@ def perform(request: DetectionRequest, progress: Progress) -> Result:
         write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
     except (MemoryError, RuntimeError) as problem:
         if "CUDA out of memory" in str(problem):
-            raise OutOfMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
+            raise DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
         if isinstance(problem, MemoryError) or NO_MEMORY.search(str(problem)):
             raise OutOfMemoryError(
                 f"The memory of this machine does not suffice for {request.swi}. Close other programs and try again."

@@ -1,0 +1,50 @@
+"""The keys of the review, active while the panel is shown, and their legend: both from the one table of shortcuts."""
+
+import qt
+import slicer
+
+from CMBDetectorLib.review import SHORTCUTS
+
+
+class Keys:
+    """Keyboard shortcuts of the main window, so that they work wherever the focus is, but not while text is typed.
+
+    Parameters
+    ----------
+    actions : dict
+        What to call for each name in `CMBDetectorLib.review.SHORTCUTS`.
+    """
+
+    def __init__(self, actions):
+        self._actions = actions
+        self._shortcuts = []
+
+    @property
+    def areActive(self):
+        return bool(self._shortcuts)
+
+    def activate(self):
+        """Make the shortcuts; does nothing when they are there."""
+        window = slicer.util.mainWindow()
+        if self._shortcuts or window is None:
+            return
+        for shortcut in SHORTCUTS:
+            key = qt.QShortcut(qt.QKeySequence(shortcut.key), window)
+            key.connect("activated()", self._actions[shortcut.name])
+            self._shortcuts.append(key)
+
+    def deactivate(self):
+        """Delete them, so that no other module ever meets them."""
+        for key in self._shortcuts:
+            key.disconnect("activated()")
+            key.setParent(None)
+            key.deleteLater()
+        self._shortcuts = []
+
+
+def legend():
+    """List the keys and what they do, as rich text for a label."""
+    rows = "".join(
+        f"<tr><td><b>{shortcut.key}</b>&nbsp;&nbsp;</td><td>{shortcut.description}</td></tr>" for shortcut in SHORTCUTS
+    )
+    return f"<table>{rows}</table>"
