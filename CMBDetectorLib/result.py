@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from CMBDetectorLib.candidate import Candidate
+from CMBDetectorLib.candidate import Candidate, Location
 from CMBDetectorLib.regions import Region
 from CMBDetectorLib.request import Settings
 from CMBDetectorLib.volume import Volume
@@ -92,13 +94,20 @@ def number(candidates: list[Candidate]) -> tuple[Candidate, ...]:
     return tuple(replace(c, number=n) for n, c in enumerate(ordered, start=1))
 
 
-def pattern(candidates: tuple[Candidate, ...]) -> str:
-    """Distribution pattern of counted candidates: none, strictly lobar, deep or infratentorial only, or mixed.
+class Located(Protocol):
+    """What has a place in the brain: a candidate, or a finding of a review."""
+
+    @property
+    def location(self) -> Location | None: ...
+
+
+def pattern(counted: Sequence[Located]) -> str:
+    """Distribution pattern of what counts: none, strictly lobar, deep or infratentorial only, or mixed.
 
     >>> pattern(())
     'none'
     """
-    regions = {c.location.region for c in candidates if c.location}
+    regions = {c.location.region for c in counted if c.location}
     if not regions:
         return "none"
     if regions == {Region.LOBAR}:

@@ -18,6 +18,7 @@ from CMBDetectorLib.request import FLOOR
 from CMBDetectorLib.result import Record
 
 SAME_MM = 3.0  # candidates of two runs whose centers lie closer than this are one lesion
+ROUNDED_MM = 0.01  # tables give two decimals
 
 
 class Verdict(str, Enum):
@@ -366,40 +367,39 @@ class Review:
     def restore(self, findings: Iterable[Finding]) -> tuple[int, int]:
         """Take over verdicts, comments, moved and added points, such as from an exported table; one step to undo.
 
-        A finding is the one with the same key or, failing that, the nearest of the detector within `SAME_MM`. What the
-        detector said stays as it is here; findings that are not here are added.
+        One of the detector is the one with the same key or, failing that, the nearest within `SAME_MM`; one that a
+        reader added is the nearest. What the detector said stays as it is here; findings that are not here are added.
 
         Returns
         -------
         tuple of int
             How many findings were restored, and how many of them were added.
         """
-        self._remember()
         said = list(findings)
-        here = [f for f in self._findings.values() if f.key not in {s.key for s in said}]
-        strangers = [s for s in said if s.key not in self._findings]
-        pairs = {
-            strangers[i].key: here[j].key
-            for i, j in _pairs([_origin(s) for s in strangers], [_origin(h) for h in here])
-        }
-        added = 0
+        same = {s.key: s.key for s in said if s.source is Source.DETECTOR and s.key in self._findings}
+        for source in Source:
+            here = [f for f in self._findings.values() if f.source is source and f.key not in same.values()]
+            strangers = [s for s in said if s.source is source and s.key not in same]
+            for i, j in _pairs([_origin(s) for s in strangers], [_origin(h) for h in here]):
+                same[strangers[i].key] = here[j].key
+        self._remember()
         for finding in said:
-            key = finding.key if finding.key in self._findings else pairs.get(finding.key)
-            if key is None:
-                added += 1
-                self._take(replace(finding, number=self._free_number(finding)))
+            if finding.key not in same:
+                key, number = _free(finding.key, self._findings), self._free_number(finding)
+                self._take(replace(finding, key=key, number=number))
                 continue
+            here_now = self[same[finding.key]]
             self._take(
                 replace(
-                    self[key],
-                    spot=finding.spot or (self[key].spot if self[key].candidate is None else None),
+                    here_now,
+                    spot=_exact(finding.spot, here_now),
                     verdict=finding.verdict,
                     comment=finding.comment,
                     reader=finding.reader,
                     decided_at=finding.decided_at,
                 )
             )
-        return len(said), added
+        return len(said), len(said) - len(same)
 
     def undo(self) -> str | None:
         """Take the last change back; returns the key it was about (None when there is nothing to undo)."""
@@ -487,6 +487,17 @@ def _origin(finding: Finding) -> tuple[float, float, float]:
     if finding.candidate and finding.source is Source.DETECTOR:
         return finding.candidate.center_ras_mm
     return finding.position_ras_mm
+
+
+def _exact(said: Spot | None, here: Finding) -> Spot | None:
+    """Choose the spot of a restored finding: the one here where a table only rounded it, else the one that was said."""
+    if here.spot and (
+        here.candidate is None
+        if said is None
+        else np.allclose(said.position_ras_mm, here.spot.position_ras_mm, rtol=0, atol=ROUNDED_MM)
+    ):
+        return here.spot
+    return said
 
 
 def _pairs(
