@@ -105,6 +105,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._problem = ""  # why these images cannot be searched
         self._request = None  # what the running search was asked
         self._isEntered = False
+        self._stage = ""
+        self._cases = {}  # each remembers what can be undone
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -122,7 +124,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.review = ReviewSection(self.ui, lambda: self._parameterNode)
         self.keys = Keys(self._keyActions())
         self.ui.legendLabel.text = legend()
-        self.ui.progressBar.visible = False
+        self.ui.progressBar.visible = self.ui.stageLabel.visible = False
         self.ui.offlineLabel.visible = False
         self.ui.forceCheckBox.visible = False
 
@@ -147,6 +149,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodesChanged)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodesChanged)
+        self.showCase(None)
         self.useParameterNode()
 
     def cleanup(self):
@@ -181,6 +184,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.removeFiles()
         self._endSearch("")
         self.review.forget()
+        self._cases = {}
         self._checked = None
 
     def onSceneEndClose(self, *_unused):
@@ -227,6 +231,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 else:
                     parameters.swi, parameters.phase = self.logic.clearPair()
         case = case_of(parameters.swi) if parameters.swi else None
+        case = self._cases.setdefault(case.node, case) if case else None
         shown = self.review.case
         if (case.node if case else None) is not (shown.node if shown else None):
             self.showCase(case)
@@ -235,10 +240,12 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def showCase(self, case):
         """Show a case for review, with room for its table."""
-        self.review.show(case)
+        if case is not self.review.case:
+            self.review.show(case)
         self.ui.inputsCollapsibleButton.collapsed = case is not None
         self.ui.detectCollapsibleButton.collapsed = case is not None and not self.search.isRunning
-        self.ui.reviewCollapsibleButton.collapsed = False
+        self.ui.reviewCollapsibleButton.collapsed = case is None
+        self.ui.exportCollapsibleButton.collapsed = case is None
 
     def checkInputs(self):
         """Say what preflight finds in the chosen images, and whether they can be searched."""
@@ -265,7 +272,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.detectButton.text = _("Cancel") if running else _("Detect CMBs")
         self.ui.detectButton.enabled = running or not problem
         self.ui.detectButton.toolTip = (
-            _("Stop the search") if running else problem or _("Search the SWI for microbleeds; takes under a minute")
+            _("Stop the search") if running else problem or _("Search the SWI for microbleeds")
         )
 
     # Actions
@@ -379,6 +386,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             _("{n} findings that you reviewed were not found again. Keep them?").format(n=len(lost))
         )
         case = show_result(self.logic.resultFolder, swi, phase, keep_vanishing=keep)
+        self._cases[case.node] = case
         if self._parameterNode.swi is swi:
             self.showCase(case)
         found = case.review.record
@@ -388,6 +396,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if device == "auto" and found.provenance.device.startswith("cpu"):
             text += " " + _("There is no GPU that PyTorch can use.")
         self._endSearch(text)
+        self.review.say(text)
 
     def _endSearch(self, text):
         self._clock.stop()

@@ -45,12 +45,12 @@ class Marker(str, Enum):
     EXCLUDED = "excluded"
 
 
-# sRGB. After Okabe and Ito (2008): told apart with any color vision, and all lighter or darker than gray brain.
+# sRGB. Far apart from each other and from the grays of a brain with any color vision; a test measures it.
 MARKER_COLORS: dict[Marker, tuple[int, int, int]] = {
-    Marker.UNDECIDED: (240, 228, 66),
-    Marker.ACCEPTED: (0, 190, 140),
-    Marker.REJECTED: (213, 94, 0),
-    Marker.EXCLUDED: (204, 160, 220),
+    Marker.UNDECIDED: (250, 205, 30),
+    Marker.ACCEPTED: (50, 240, 160),
+    Marker.REJECTED: (220, 75, 30),
+    Marker.EXCLUDED: (225, 110, 245),
 }
 
 
@@ -66,13 +66,17 @@ class Shortcut:
 SHORTCUTS: tuple[Shortcut, ...] = (
     Shortcut("next", "N", "next finding"),
     Shortcut("previous", "B", "finding before"),
-    Shortcut("accept", "A", "accept: a microbleed"),
-    Shortcut("reject", "R", "reject: none"),
-    Shortcut("undecided", "U", "back to undecided"),
-    Shortcut("undo", "Z", "undo the last change"),
-    Shortcut("hide_markers", "H", "hide or show the markers"),
-    Shortcut("minip", "M", "minimum over a slab (minIP), on or off"),
+    Shortcut("accept", "A", "accept"),
+    Shortcut("reject", "R", "reject"),
+    Shortcut("undecided", "U", "undecided"),
+    Shortcut("undo", "Z", "undo"),
+    Shortcut("hide_markers", "H", "hide or show markers"),
+    Shortcut("minip", "M", "minIP on or off"),
     Shortcut("swap", "S", "swap SWI and phase"),
+    # With Shift, so that no slip of a finger starts a search while reviewing.
+    Shortcut("load_sample", "Shift+L", "load sample case"),
+    Shortcut("detect", "Shift+D", "detect, or cancel"),
+    Shortcut("export", "Shift+E", "save the table"),
 )
 
 

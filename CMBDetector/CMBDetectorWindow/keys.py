@@ -44,7 +44,8 @@ class Keys:
 
 def legend():
     """List the keys and what they do, as rich text for a label."""
-    rows = "".join(
-        f"<tr><td><b>{shortcut.key}</b>&nbsp;&nbsp;</td><td>{shortcut.description}</td></tr>" for shortcut in SHORTCUTS
-    )
-    return f"<table>{rows}</table>"
+    cells = [f"<td><b>{s.key}</b>&nbsp;&nbsp;</td><td>{s.description}&nbsp;&nbsp;&nbsp;</td>" for s in SHORTCUTS]
+    half = (len(cells) + 1) // 2
+    cells += [""] * (2 * half - len(cells))
+    rows = (f"<tr>{left}{right}</tr>" for left, right in zip(cells[:half], cells[half:]))
+    return f"<table>{''.join(rows)}</table>"

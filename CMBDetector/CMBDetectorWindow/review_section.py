@@ -49,6 +49,7 @@ class ReviewSection:
         ui.filterEdit.connect("textChanged(QString)", self.filter)
         ui.excludedCheckBox.connect("toggled(bool)", self.setShowExcluded)
         ui.commentEdit.connect("editingFinished()", self.comment)
+        ui.commentEdit.connect("returnPressed()", ui.reviewTable.setFocus)  # so that keys are keys again
         for button, act in (
             (ui.acceptButton, self.accept),
             (ui.rejectButton, self.reject),
@@ -71,11 +72,15 @@ class ReviewSection:
         self._unobserve()
         self.case = case
         self.ui.reviewHintLabel.visible = case is None
-        self.ui.reviewContents.visible = case is not None
-        self.ui.exportCollapsibleButton.enabled = case is not None
-        self._say("")
+        self.ui.reviewContents.enabled = case is not None
+        for widget in (self.ui.exportPathEdit, self.ui.exportButton, self.ui.importButton, self.ui.copyButton):
+            widget.enabled = case is not None
+        self.say("")
+        self._told("")
         if case is None:
             self.table.fill([])
+            self.ui.reviewedLabel.text = ""
+            self._showCurrent(jump=False)
             return
         for node in case.lists.values():
             for event in MARKUPS_EVENTS:
@@ -169,7 +174,7 @@ class ReviewSection:
         following = review.next_undecided(key, [k for k in before if k in self.table.order])
         if following is None:
             self._showCurrent()
-            self._say(_("Everything shown is reviewed."))
+            self.say(_("Everything shown is reviewed."))
         else:
             self.go(following)
 
@@ -190,7 +195,7 @@ class ReviewSection:
         if key in self.table.order:
             self.go(key)
         elif key is None:
-            self._say(_("There is nothing to undo."))
+            self.say(_("There is nothing to undo."))
 
     def setThreshold(self, value):
         if self.case is None or abs(value - self.case.review.threshold) < 1e-6:
@@ -217,13 +222,13 @@ class ReviewSection:
         interaction = logic.GetInteractionNode()
         if interaction.GetCurrentInteractionMode() == interaction.Place:
             interaction.SetCurrentInteractionMode(interaction.ViewTransform)
-            self._say("")
+            self.say("")
             return
         logic.GetSelectionNode().SetReferenceActivePlaceNodeClassName("vtkMRMLMarkupsFiducialNode")
         logic.GetSelectionNode().SetActivePlaceNodeID(self.case.lists[Marker.ACCEPTED].GetID())
         interaction.SetPlaceModePersistence(0)
         interaction.SetCurrentInteractionMode(interaction.Place)
-        self._say(_("Click on the microbleed in a slice view. Right-click to stop."))
+        self.say(_("Click on the microbleed in a slice view. Right-click to stop."))
 
     def takePoints(self):
         """Take over what the reader did to the points in the views: dragged, placed, deleted."""
@@ -233,7 +238,7 @@ class ReviewSection:
             with self._acting():
                 keys = self.case.take_points(self._parameters().reader)
             if keys:
-                self._say("")
+                self.say("")
                 self._refill()
                 self.table.select(keys[-1])
                 self._showCurrent(jump=False)
@@ -303,7 +308,7 @@ class ReviewSection:
         with slicer.util.tryWithErrorDisplay(_("The table was not saved.")):
             path = Path(self.ui.exportPathEdit.currentPath)
             write_review(self.case.review, path)
-            self.ui.exportLabel.text = _("Saved {path}").format(path=path)
+            self._told(_("Saved {path}").format(path=path))
 
     def importTable(self, *_unused):
         """Take over the review in the table at the path shown."""
@@ -312,17 +317,16 @@ class ReviewSection:
         with slicer.util.tryWithErrorDisplay(_("The table was not loaded.")):
             path = Path(self.ui.exportPathEdit.currentPath)
             with self._acting():
-                restored, added = self.case.restore(read_review(path))
+                restored, added = self.case.restore(read_review(path, to=self.case.review))
             self._refill()
             self._showCurrent()
-            self.ui.exportLabel.text = _("Restored {n} findings, {added} of them new here. Z takes this back.").format(
-                n=restored, added=added
-            )
+            text = _("Restored {n} findings, {added} of them new here. Undo takes this back.")
+            self._told(text.format(n=restored, added=added))
 
     def copySummary(self, *_unused):
         if self.case:
             slicer.app.clipboard().setText("\n".join(review_lines(self.case.review)))
-            self.ui.exportLabel.text = _("The summary is on the clipboard.")
+            self._told(_("The summary is on the clipboard."))
 
     # Keeping the panel up to date
 
@@ -363,9 +367,15 @@ class ReviewSection:
         self.ui.reviewedLabel.text = _("{k} of {n} reviewed").format(k=done, n=due)
         self.ui.undoButton.enabled = self.case.review.can_undo
 
-    def _say(self, text):
+    def say(self, text):
+        """Say something below the table."""
         self.ui.reviewMessageLabel.text = text
         self.ui.reviewMessageLabel.visible = bool(text)
+
+    def _told(self, text):
+        """Say what became of a file."""
+        self.ui.exportLabel.text = text
+        self.ui.exportLabel.visible = bool(text)
 
 
 def _describe(finding):

@@ -52,12 +52,16 @@ class Search:
     def __init__(self, onProgress, onEnd):
         self._onProgress, self._onEnd = onProgress, onEnd
         self._process = None
+        self._begin()
+
+    def _begin(self):
         self._worker = None  # process id behind the launcher
         self._last = {}
         self._unread = b""
         self._errors = b""
         self._cancelled = False
-        self._started = self._fraction = 0.0
+        self._started, self._fraction = time.monotonic(), 0.0
+        self._endExpected = None  # as the last progress suggests
 
     @property
     def isRunning(self):
@@ -70,13 +74,13 @@ class Search:
 
     def start(self, libraryFolder, requestFile):
         """Start the worker on a request file; the library is found from its folder."""
+        self._begin()
         process = self._process = qt.QProcess()
         process.setWorkingDirectory(str(libraryFolder))
         process.connect("readyReadStandardOutput()", self._read)
         process.connect("readyReadStandardError()", self._readErrors)
         process.connect("finished(int,QProcess::ExitStatus)", self._finished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
-        self._started = time.monotonic()
         process.start(pythonExecutable(), ["-m", "CMBDetectorLib.worker", str(requestFile)])
 
     def cancel(self):
@@ -106,10 +110,10 @@ class Search:
 
     def timeLeft(self):
         """Seconds left, as the share done so far suggests; None while that would be a guess."""
-        passed = time.monotonic() - self._started
-        if passed < SURE_AFTER_S or not 0.05 < self._fraction < 1:
+        if self._endExpected is None or time.monotonic() - self._started < SURE_AFTER_S:
             return None
-        return passed * (1 - self._fraction) / self._fraction
+        left = self._endExpected - time.monotonic()
+        return left if left > 0 else None  # a step takes longer than expected
 
     def _read(self, *_unused):
         if self._process is None:
@@ -128,11 +132,17 @@ class Search:
         if kind == "started":
             self._worker = event["process_id"]
         elif kind == "progress":
-            self._fraction = event["fraction"]
+            self._expect(event["fraction"])
             if not self._cancelled:
                 self._onProgress(self._fraction, event["message"])
         else:
             self._last = event
+
+    def _expect(self, fraction):
+        """Estimate the end where the share done has grown; between, the time left counts down."""
+        if fraction > max(self._fraction, 0.05):
+            self._endExpected = self._started + (time.monotonic() - self._started) / fraction
+        self._fraction = fraction
 
     def _readErrors(self, *_unused):
         if self._process is not None:

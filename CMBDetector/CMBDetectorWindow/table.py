@@ -78,11 +78,13 @@ class ReviewTable:
         for index, column in enumerate(COLUMNS):
             widget.horizontalHeaderItem(index).setToolTip(column.meaning)
         widget.verticalHeader().setVisible(False)
+        widget.verticalHeader().setDefaultSectionSize(widget.fontMetrics().height() + 8)
         header = widget.horizontalHeader()
         header.setSectionsClickable(True)
         header.setSortIndicatorShown(True)
         header.setSortIndicator(0, qt.Qt.AscendingOrder)
         header.setHighlightSections(False)
+        header.setStretchLastSection(True)
         header.connect("sectionClicked(int)", self.sortBy)
         widget.connect("itemSelectionChanged()", self._selectionChanged)
 

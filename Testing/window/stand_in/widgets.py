@@ -285,6 +285,10 @@ class FormLoader(QUiLoader):
         if connections is not None:
             wanted = [[c.findtext(tag, "") for tag in ("sender", "signal", "receiver", "slot")] for c in connections]
             form.remove(connections)
+        for path in form.iter("widget"):
+            if path.get("class") == "ctkPathLineEdit":  # its flags are ctk's, which Qt cannot read
+                for flags in path.findall("property[@name='filters']"):
+                    path.remove(flags)
         buffer = QBuffer()
         buffer.setData(QByteArray(ElementTree.tostring(form)))
         widget: Any = super().load(buffer)
