@@ -50,7 +50,7 @@ MARKER_COLORS: dict[Marker, tuple[int, int, int]] = {
     Marker.UNDECIDED: (250, 205, 30),
     Marker.ACCEPTED: (50, 240, 160),
     Marker.REJECTED: (220, 75, 30),
-    Marker.EXCLUDED: (225, 110, 245),
+    Marker.EXCLUDED: (200, 90, 220),
 }
 
 

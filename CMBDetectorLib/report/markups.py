@@ -74,6 +74,8 @@ def describe(found: Candidate | Finding) -> str:
     parts = [f"{name}: {where}"] + ([] if math.isnan(found.diameter_mm) else [f"{found.diameter_mm:.1f} mm"])
     evidence = found.phase_evidence.value
     parts.append(evidence if evidence.endswith("phase") else f"phase {evidence}")
+    if isinstance(found, Finding) and found.is_moved:
+        parts.append("moved by the reader")
     if found.exclusion:
         parts.append(f"excluded: {found.exclusion}")
     return ", ".join(parts)

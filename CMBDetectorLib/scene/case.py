@@ -305,10 +305,11 @@ class Case:
         if not self.segmentation:
             self._own(REGIONS, scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{self.name} regions"))
         fill_segmentation(self.segmentation, regions.with_array(regions.array.astype(np.uint8)))
+        self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(self.swi)
         if phase_filtered and self.phase_filtered:
             fill_volume(self.phase_filtered, phase_filtered)
         elif phase_filtered:
-            self._own(PHASE_FILTERED, add_volume(scene, phase_filtered, f"{self.name} phase, filtered"))
+            self._own(PHASE_FILTERED, add_volume(scene, phase_filtered, f"{self.name} phase filtered"))
         elif self.phase_filtered:
             scene.RemoveNode(self.phase_filtered)
 

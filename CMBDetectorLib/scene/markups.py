@@ -109,8 +109,8 @@ def _measure(node: Any, wanted: dict[str, Finding]) -> None:
     """Give every point its probability and diameter, as measurements that the Markups module and files show."""
     shown = [wanted[key_of(node, index)] for index in range(node.GetNumberOfControlPoints())]
     columns = {
-        "probability": ("", [np.nan if f.probability is None else f.probability for f in shown]),
-        "diameter": ("mm", [f.diameter_mm for f in shown]),
+        "probability": ("", [f.probability or 0.0 for f in shown]),
+        "diameter": ("mm", [np.nan_to_num(f.diameter_mm) for f in shown]),  # JSON has no NaN
     }
     for name, (unit, values) in columns.items():
         measurement = node.GetMeasurement(name)
