@@ -83,11 +83,18 @@ def to_volume(node: Any) -> Volume:
 def acquisition_of(node: Any) -> Acquisition | None:
     """What the scanner wrote: from Slicer's DICOM database or a sidecar; None where nothing is known."""
     instances = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
-    database = getattr(slicer, "dicomDatabase", None)  # only in the application
-    if instances and database and database.isOpen:
-        return acquisition_from_dicom(lambda tag: database.instanceValue(instances[0], tag.replace("|", ",")) or "")
+    database: Any = getattr(slicer, "dicomDatabase", None)  # only in the application
+
+    def tag_text(tag: str) -> str:
+        try:
+            return database.instanceValue(instances[0], tag.replace("|", ",").upper()) or ""
+        except RuntimeError:  # no longer in the database
+            return ""
+
+    if instances and database and database.isOpen and (said := acquisition_from_dicom(tag_text)) != Acquisition():
+        return said
     storage = node.GetStorageNode()
-    file = storage.GetFullNameFromFileName() if storage else ""
+    file = storage.GetFullNameFromFileName() if storage and storage.GetFileName() else ""
     return read_sidecar(Path(file)) if file else None
 
 

@@ -21,7 +21,7 @@ MODULE_LOGICS = {
 
 
 @pytest.fixture(scope="session")
-def mrml() -> Iterator[Any]:
+def mrml(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The `slicer` package with `slicer.mrmlScene` and the module logics behind it."""
     import slicer
 
@@ -38,6 +38,12 @@ def mrml() -> Iterator[Any]:
         logic.SetMRMLScene(scene)
         application.SetModuleLogic(module, logic)
     logics["Colors"].AddDefaultColorNodes()
+    # Scenes in one file (MRB) are unpacked into the folder of downloads.
+    downloads, files = slicer.vtkMRMLRemoteIOLogic(), slicer.vtkDataIOManagerLogic()
+    downloads.SetMRMLScene(scene)
+    downloads.AddDataIOToScene()
+    files.SetAndObserveDataIOManager(scene.GetDataIOManager())
+    scene.GetCacheManager().SetRemoteCacheDirectory(str(tmp_path_factory.mktemp("downloads")))
     slicer.mrmlScene = scene
     yield slicer
 
