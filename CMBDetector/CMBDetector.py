@@ -191,8 +191,9 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.useParameterNode()
 
     def onSceneEndImport(self, *_unused):
-        self._parameterNode = None  # the scene may have brought another
         self.useParameterNode()
+        self._parameterNode.Modified()  # what it refers to was not there yet when it was read
+        self._later.start()
 
     def onNodesChanged(self, *_unused):
         if self._isEntered:

@@ -14,10 +14,6 @@ from CMBDetectorLib.review import Marker, Source, Verdict
 from CMBDetectorWindow.table import ReviewTable
 from CMBDetectorWindow.views import Views
 
-MARKUPS_EVENTS = ("PointStartInteractionEvent", "PointEndInteractionEvent", "PointPositionDefinedEvent",
-                  "PointRemovedEvent")  # fmt: skip
-
-
 class ReviewSection:
     """Shows the review of one case and changes it as the reader asks.
 
@@ -37,7 +33,6 @@ class ReviewSection:
         self._observed = []
         self._isActing = False
         self._areMarkersShown = True
-        self._isJumping = True
         # Slicer calls while a point is being dragged; what follows waits until it has let go.
         self._later = qt.QTimer()
         self._later.setSingleShot(True)
@@ -83,12 +78,20 @@ class ReviewSection:
             self._showCurrent(jump=False)
             return
         for node in case.lists.values():
-            for event in MARKUPS_EVENTS:
-                tag = node.AddObserver(getattr(slicer.vtkMRMLMarkupsNode, event), self._pointsChanged)
-                self._observed.append((node, tag))
+            for event, act in (
+                (node.PointStartInteractionEvent, self._pointTouched),
+                (node.PointEndInteractionEvent, self._pointsChanged),
+                (node.PointPositionDefinedEvent, self._pointsChanged),
+                (node.PointRemovedEvent, self._pointsChanged),
+            ):
+                self._observed.append((node, node.AddObserver(event, act)))
         if not Path(self.ui.exportPathEdit.currentPath).name.startswith(Path(suggested_name(case.review)).stem):
             self.ui.exportPathEdit.currentPath = str(Path.home() / suggested_name(case.review))
         case.show_sub_regions(self._parameters().subRegions)
+        case.show_markers(True)
+        self._areMarkersShown = True
+        self.table.reset()
+        self.ui.filterEdit.text = ""
         self._refill()
         self.table.fitColumns()
         if case.swi is not None:
@@ -264,15 +267,14 @@ class ReviewSection:
         self._refill()
         self.go(following)
 
-    def _pointsChanged(self, node, event):
-        if self._isActing or self.case is None:
-            return
-        if event == "PointStartInteractionEvent":
-            key = self.case.key_of(node, node.GetDisplayNode().GetActiveControlPoint())
-            if key is not None:
-                self.table.select(key)
-                self._showCurrent(jump=False)  # the view must not move under the mouse
-        else:
+    def _pointTouched(self, node, _event):
+        key = self.case.key_of(node, node.GetDisplayNode().GetActiveControlPoint()) if self.case else None
+        if key is not None:
+            self.table.select(key)
+            self._showCurrent(jump=False)  # the view must not move under the mouse
+
+    def _pointsChanged(self, *_unused):
+        if not self._isActing and self.case is not None:
             self._later.start()
 
     # Views

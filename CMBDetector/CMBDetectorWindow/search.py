@@ -52,6 +52,11 @@ class Search:
     def __init__(self, onProgress, onEnd):
         self._onProgress, self._onEnd = onProgress, onEnd
         self._process = None
+        self._lastProcess = None  # kept: Qt must not lose a process while that says that it has ended
+        self._deadline = qt.QTimer()
+        self._deadline.setSingleShot(True)
+        self._deadline.setInterval(STOP_MS)
+        self._deadline.connect("timeout()", self._kill)
         self._begin()
 
     def _begin(self):
@@ -89,13 +94,15 @@ class Search:
             return
         self._cancelled = True
         self._process.closeWriteChannel()
-        qt.QTimer.singleShot(STOP_MS, self._kill)
+        self._deadline.start()
 
     def abandon(self):
         """Stop at once and tell nobody: the window or the scene goes away."""
         process, self._process = self._process, None
         if process is None:
             return
+        self._lastProcess = process
+        self._deadline.stop()
         for signature in (
             "readyReadStandardOutput()",
             "readyReadStandardError()",
@@ -154,7 +161,7 @@ class Search:
         self._end(self._outcome(exitCode))
 
     def _failed(self, *_unused):
-        if self._process is not None and self._process.state() == qt.QProcess.NotRunning and not self._worker:
+        if self._process is not None and self._process.error() == qt.QProcess.FailedToStart:
             message = _("{program} could not be started: {reason}.").format(
                 program=pythonExecutable(), reason=self._process.errorString()
             )
@@ -178,9 +185,10 @@ class Search:
     def _end(self, outcome):
         if self._process is None:
             return
+        self._deadline.stop()
         if self._cancelled:
             self._killWorker()  # a launcher that is gone says nothing of the worker behind it
-        self._process = None
+        self._lastProcess, self._process = self._process, None
         self._onEnd(outcome)
 
     def _kill(self):

@@ -115,6 +115,12 @@ class ReviewTable:
         self._widget.horizontalHeader().setSortIndicator(column, order)
         self._rows()
 
+    def reset(self):
+        """Forget findings and order, for another case."""
+        self._findings = {}
+        self._sortedBy, self._isReversed = 1, True
+        self.sortBy(0)
+
     def filterBy(self, text):
         """Show only rows that hold every one of these words."""
         self._words = text.lower().split()

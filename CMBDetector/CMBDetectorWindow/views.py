@@ -47,6 +47,7 @@ class Views:
             composite.SetLabelVolumeID(None)
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
+        self.setMinip(False, 1)
 
     @property
     def areShown(self):

@@ -40,6 +40,4 @@ def api(class_name: str) -> Api:
         parent = api(entry["inherits"] or "QObject")
     names = {*entry["names"], *(slot.partition("(")[0] for slot in entry["slots"])}
     names |= {signal.partition("(")[0] for signal in entry["signals"]}
-    return Api(
-        parent.names | names, parent.properties | {*entry["properties"]}, parent.signals | {*entry["signals"]}
-    )
+    return Api(parent.names | names, parent.properties | {*entry["properties"]}, parent.signals | {*entry["signals"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
@@ -10,20 +11,9 @@ from typing import Any
 
 import slicer
 
-ROOT = Path(__file__).resolve().parents[3]
+from Testing.mrml_scene import start_scene
 
-# Whose nodes the module needs, in an order in which each finds what it builds on.
-MODULE_LOGICS = {
-    "colors": "vtkSlicerColorLogic",
-    "terminologies": "vtkSlicerTerminologiesModuleLogic",
-    "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
-    "volumes": "vtkSlicerVolumesLogic",
-    "markups": "vtkSlicerMarkupsLogic",
-    "segmentations": "vtkSlicerSegmentationsModuleLogic",
-    "tables": "vtkSlicerTablesLogic",
-    "data": "vtkSlicerDataModuleLogic",
-}
-LOGIC_NAMES = {"subjecthierarchy": "SubjectHierarchy"}
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Strict:
@@ -42,6 +32,8 @@ class Application(Strict):
         self._module_manager = ModuleManager()
         self._window: Any = None
         self._at_start: list[Any] = []
+
+    applicationName = "Slicer"
 
     def applicationLogic(self) -> Any:
         return self._logic
@@ -213,8 +205,20 @@ def select_module(name: str) -> None:
         wanted.self().enter()
 
 
+def _keep_singletons() -> None:
+    """Keep None, True and False alive on Python before 3.12.
+
+    PySide6 6.12 returns them without counting the reference, as if they were immortal, which they are since 3.12;
+    before, a few thousand calls end the process ("deallocating None").
+    """
+    if sys.version_info < (3, 12):
+        for singleton in (None, True, False):
+            ctypes.c_ssize_t.from_address(id(singleton)).value += 1 << 40
+
+
 def start() -> None:
     """Start it once: afterwards ``import qt, slicer`` finds what the module needs."""
+    _keep_singletons()
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkOSOpenGLRenderWindow")
     from PySide6.QtWidgets import QApplication, QMainWindow
@@ -229,19 +233,11 @@ def start() -> None:
     for name, raw in STAND_INS.items():
         setattr(ctk if name.startswith("ctk") else slicer, name, class_of(name, raw))
 
-    scene = slicer.vtkMRMLScene()
-    logic = slicer.vtkSlicerApplicationLogic()
-    logic.SetMRMLScene(scene)
-    slicer.mrmlScene = scene
+    started = start_scene()
     slicer.modules = Modules()
-    for name, class_name in MODULE_LOGICS.items():
-        module_logic = getattr(slicer, class_name)()
-        module_logic.SetMRMLApplicationLogic(logic)
-        module_logic.SetMRMLScene(scene)
-        logic.SetModuleLogic(LOGIC_NAMES.get(name, name.capitalize()), module_logic)
-        setattr(slicer.modules, name, CoreModule(module_logic))
-    slicer.modules.colors.logic().AddDefaultColorNodes()
-    slicer.app = Application(qt_application, logic)
+    for name, module_logic in started.logics.items():
+        setattr(slicer.modules, name.lower(), CoreModule(module_logic))
+    slicer.app = Application(qt_application, started.application_logic)
     scripted_module.install()
 
     window = QMainWindow()

@@ -181,6 +181,21 @@ def qt_module(loader: Any) -> Module:
             setattr(module, name, class_of(name, pyside(name)))
     for name in VALUES:
         setattr(module, name, pyside(name))
+    module.stand_in = Keyboard  # type: ignore[attr-defined]
     module.Qt = QtCore.Qt  # type: ignore[attr-defined]
     module.QUiLoader = class_of("QUiLoader", loader)  # type: ignore[attr-defined]
     return module
+
+
+class Keyboard:
+    """Real key events, which PythonQt does not offer; ``qt.stand_in`` for the fixture ``press`` alone."""
+
+    @staticmethod
+    def key_click(window: Any, key: str) -> None:
+        from PySide6.QtTest import QTest
+
+        raw = unwrap(window)
+        raw.activateWindow()
+        focus = QtWidgets.QApplication.focusWidget() or raw
+        combination = QtGui.QKeySequence(key)[0]
+        QTest.keyClick(focus, combination.key(), combination.keyboardModifiers())

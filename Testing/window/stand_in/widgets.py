@@ -178,7 +178,9 @@ class qMRMLNodeComboBox(QComboBox):
     def _chosen(self, index: int) -> None:
         self._select(self._ids[index])
 
-    nodeTypes = Property("QStringList", lambda s: s._types, lambda s, v: (setattr(s, "_types", list(v)), s._update())[1])
+    nodeTypes = Property(
+        "QStringList", lambda s: s._types, lambda s, v: (setattr(s, "_types", list(v)), s._update())[1]
+    )
     noneEnabled = Property(bool, lambda s: s._none_enabled, lambda s, v: setattr(s, "_none_enabled", v))
     noneDisplay = Property(str, lambda s: s._none_display, lambda s, v: setattr(s, "_none_display", v))
     addEnabled = Property(bool, lambda s: False, lambda s, v: None)

@@ -1,0 +1,136 @@
+"""The search in a child process: cancelled, killed, refused, or overtaken by the scene. Always the real worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except OSError:
+        return False
+    status = Path(f"/proc/{process_id}/status")
+    return not status.exists() or "State:\tZ" not in status.read_text()  # a zombie has ended
+
+
+def nodes(application: Any) -> set[str]:
+    scene = application.mrmlScene
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}
+
+
+@pytest.fixture
+def running(panel: Any, wait: Any) -> Any:
+    """A search of the sample case that has begun to work."""
+    panel.ui.sampleButton.click()
+    panel.ui.detectButton.click()
+    wait(lambda: panel.search.workerProcessId and "region" in panel.ui.stageLabel.text, 120)
+    return panel
+
+
+def test_the_window_stays_live_while_it_searches(panel: Any, wait: Any, application: Any) -> None:
+    panel.ui.sampleButton.click()
+    begun = time.monotonic()
+    panel.ui.detectButton.click()
+    assert time.monotonic() - begun < 2  # writing the images for the worker
+    longest = 0.0
+    while panel.ui.progressBar.value < 300 and panel.search.isRunning:
+        begun = time.monotonic()
+        application.app.processEvents()
+        longest = max(longest, time.monotonic() - begun)
+        time.sleep(0.002)
+    assert longest < 0.25
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning)
+
+
+def test_cancel_frees_the_machine_within_two_seconds_and_leaves_the_scene(
+    running: Any, wait: Any, application: Any
+) -> None:
+    before, worker, folder = nodes(application), running.search.workerProcessId, running.logic.resultFolder.parent
+    asked = time.monotonic()
+    running.ui.detectButton.click()
+    wait(lambda: not running.search.isRunning and not is_alive(worker), 2.0)
+    assert time.monotonic() - asked < 2.0
+    assert "Cancelled" in running.ui.stageLabel.text and running.ui.detectButton.text == "Detect CMBs"
+    assert running.ui.detectButton.enabled and not running.ui.progressBar.visible
+    assert nodes(application) == before and not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the launcher of this test is a shell script")
+def test_cancel_reaches_a_worker_behind_a_launcher(
+    panel: Any, wait: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from CMBDetectorWindow.search import pythonExecutable
+
+    launcher = tmp_path / "PythonSlicer"  # as CTK's: it starts Python as its child and hands stdin to nobody
+    launcher.write_text(f'#!/bin/sh\n(sleep 600 | "{pythonExecutable()}" "$@") &\nwait\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert pythonExecutable() == str(launcher)
+    panel.ui.sampleButton.click()
+    panel.ui.detectButton.click()
+    wait(lambda: panel.search.workerProcessId and panel.ui.progressBar.value > 0, 120)
+    worker = panel.search.workerProcessId
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning and not is_alive(worker), 2.0)
+    assert "Cancelled" in panel.ui.stageLabel.text
+
+
+def test_a_killed_worker_says_what_happened_and_leaves_the_scene(running: Any, wait: Any, application: Any) -> None:
+    before = nodes(application)
+    os.kill(running.search.workerProcessId, getattr(signal, "SIGKILL", signal.SIGTERM))
+    wait(lambda: not running.search.isRunning)
+    assert "ended from outside" in running.ui.stageLabel.text and "memory" in running.ui.stageLabel.text
+    assert running.ui.detectButton.text == "Detect CMBs" and running.ui.detectButton.enabled
+    assert nodes(application) == before
+
+
+def test_a_worker_that_refuses_says_why(panel: Any, wait: Any) -> None:
+    panel.ui.sampleButton.click()
+    panel._parameterNode.device = "cuda"
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning, 120)
+    if panel.review.case is None:
+        assert "GPU" in panel.ui.stageLabel.text
+    else:
+        assert "cpu" not in panel.ui.stageLabel.text
+
+
+def test_a_python_that_cannot_start_says_so(
+    panel: Any, wait: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text("#!/nowhere/python\n")
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    panel.ui.sampleButton.click()
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning)
+    assert "could not be started" in panel.ui.stageLabel.text
+    assert panel.ui.detectButton.text == "Detect CMBs"
+
+
+def test_a_scene_closed_meanwhile_ends_the_search(running: Any, wait: Any, application: Any) -> None:
+    worker = running.search.workerProcessId
+    application.mrmlScene.Clear(False)
+    wait(lambda: not is_alive(worker), 2.0)
+    assert not running.search.isRunning
+    assert running.ui.detectButton.text == "Detect CMBs" and not running.ui.detectButton.enabled
+    assert application.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+    running.ui.sampleButton.click()
+    assert running.ui.detectButton.enabled
+
+
+def test_an_swi_removed_meanwhile_drops_the_result(running: Any, wait: Any, application: Any) -> None:
+    application.mrmlScene.RemoveNode(running.ui.swiSelector.currentNode())
+    wait(lambda: not running.search.isRunning, 300)
+    assert "removed" in running.ui.stageLabel.text
+    assert application.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
