@@ -70,7 +70,8 @@ def apparent_size(center_ras_mm: npt.ArrayLike, swi: Volume) -> tuple[float, flo
 def with_midline(regions: Volume) -> Segmentation:
     """Complete a MARS label map by the patient's sides, so that `localize.locate` can use it.
 
-    The midline is the plane that best fits the middle of the tissue, taken in rows from left to right.
+    The midline is the plane that best fits the middles of rows of tissue, taken along the scan's own axis from left to
+    right. In a head turned by 10 degrees it is some 3 degrees off.
     """
     ordered = regions.in_ras_order()
     step = np.maximum(1, np.rint(SIDE_SPACING_MM / ordered.spacing_mm)).astype(int)

@@ -390,7 +390,8 @@ class Review:
         for finding in said:
             if finding.key not in same:
                 key, number = _free(finding.key, self._findings), self._free_number(finding)
-                self._take(replace(finding, key=key, number=number))
+                is_mine = finding.source is Source.READER  # a run that knew the others was not this one
+                self._take(replace(finding, key=key, number=number, is_current=is_mine))
                 continue
             here_now = self[same[finding.key]]
             self._take(

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,20 +103,17 @@ def write_review(review: Review, path: Path) -> None:
     writer = csv.DictWriter(text, NAMES, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row_of(finding, review) for finding in review.reported())
-    draft = None
+    # Written beside its place and moved there in one step: a full disk leaves no half table.
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        # Written beside its place and moved there in one step: a full disk leaves no half table.
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(handle, "w", newline="", encoding="utf-8") as file:
+        with draft.open("x", newline="", encoding="utf-8") as file:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, 0o666 & ~_umask())
         os.replace(draft, path)
     except OSError as problem:
-        if draft:
-            with suppress(OSError):
-                os.unlink(draft)
+        with suppress(OSError):
+            draft.unlink()
         raise OutputError(
             f"{path} cannot be written: {problem.strerror}. Close it where it is open, or choose another place."
         ) from None
@@ -255,9 +252,3 @@ def _choice(row: dict[str, str], name: str, kind: type[Choice]) -> Choice:
 def _plain(text: str) -> str:
     """Undo `_text`."""
     return text[1:] if text.startswith("'") and text[1:].startswith((*FORMULA, "'")) else text
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def show_result(folder: Path, swi: Any, phase: Any = None, *, name: str = "", ke
         node.SetAttribute(IS_CASE, "1")
         node.SetNodeReferenceID(SWI, swi.GetID())
         case = Case(node)
-        case._replace(Review(name or swi.GetName(), record))
+        case._replace(Review(_free_name(name or swi.GetName(), swi.GetScene()), record))
         node.SetName(f"{case.name} review")
     else:
         case.review.merge(record, keep_vanishing=keep_vanishing)
@@ -354,6 +355,13 @@ class Case:
         finally:
             if is_outer:
                 self._updating.discard(self.node.GetID())
+
+
+def _free_name(name: str, scene: Any) -> str:
+    """Return the name, or ``SWI 2`` where another case is called SWI: lists and files are named after it."""
+    taken = {case.name for case in cases(scene) if case.node.GetText()}
+    names = (name if count == 1 else f"{name} {count}" for count in itertools.count(1))
+    return next(free for free in names if free not in taken)
 
 
 def _hierarchy(node: Any) -> Any:

@@ -455,6 +455,14 @@ def test_a_table_restores_verdicts_onto_another_run(table: Path, record: Record)
     assert [f.name for f in fresh.findings].count("1") == 1
 
 
+def test_a_candidate_of_a_run_that_is_not_this_one_is_added_as_not_current(table: Path, record: Record) -> None:
+    fresh = Review("case", another_run(record, shifts_mm={}, without=(1,)))
+    assert fresh.restore(read_review(table, to=fresh)) == (5, 3)
+    (added,) = (f for f in fresh.findings if not f.is_current)
+    assert (added.key, added.verdict) == (record.candidates[0].id, Verdict.ACCEPTED)
+    assert len({f.name for f in fresh.findings}) == len(fresh.findings)
+
+
 def test_the_added_microbleed_of_another_reader_does_not_replace_mine(table: Path, record: Record) -> None:
     mine = Review("case", record)
     mine.add(Spot(position_ras_mm=(50, 50, 50), location=FRONTAL), "me")
@@ -600,6 +608,20 @@ def test_the_midline_is_found_on_labels_that_carry_no_side() -> None:
     assert spot.location and (spot.location.sub_region, spot.location.side) == (2, Side.MIDLINE)
 
 
+def test_the_midline_follows_a_head_that_is_turned_in_the_scan() -> None:
+    turn = np.deg2rad(15)
+    to_head = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    grid = Volume(np.zeros((90, 100, 40), np.uint8), np.diag([2.0, 2.0, 3.0, 1.0]))
+    center = grid.ras_of((np.array(grid.array.shape) - 1) / 2)
+    head_mm = (grid.ras_of(np.moveaxis(np.indices(grid.array.shape), 0, -1)) - center) @ to_head
+    regions = with_midline(grid.with_array((np.linalg.norm(head_mm / (60, 80, 50), axis=-1) < 1).astype(np.uint8) * 9))
+    for r_mm, side in ((-10, Side.LEFT), (10, Side.RIGHT)):
+        for a_mm in (-60, 60):
+            r, a, s = center + to_head @ (r_mm, a_mm, 0)
+            spot = measure_spot((float(r), float(a), float(s)), swi=None, regions=regions)
+            assert spot.location and spot.location.side is side
+
+
 def test_a_point_gets_size_from_the_image(record: Record) -> None:
     result = synthetic_result()
     for found in result.candidates[:3]:
@@ -669,6 +691,7 @@ def test_verdicts_are_told_apart_and_seen_on_gray_with_any_color_vision(vision: 
 def test_what_runs_in_the_window_needs_neither_torch_nor_scikit_image(worked_on: Review, tmp_path: Path) -> None:
     """Slicer has neither; what is imported at the moment of use counts as well, so the review is used, not imported."""
     (tmp_path / "review.json").write_text(review_text(worked_on), encoding="utf-8")
+    write_result(synthetic_result(), tmp_path / "out", with_images=True)
     program = """
 import sys
 for absent in ("torch", "skimage", "PIL"):
@@ -693,6 +716,16 @@ write_review(review, folder / "review.csv")
 review.restore(read_review(folder / "review.csv"))
 review.merge(review.record)
 print(len(review_lines(review)))
+
+import slicer
+from CMBDetectorLib.scene.case import show_result
+from CMBDetectorLib.scene.volumes import add_volume, write_for_worker
+from CMBDetectorLib.volume import read_volume
+scene = slicer.vtkMRMLScene()
+node = add_volume(scene, read_volume(folder / "out" / "swi.nii.gz"), "SWI")
+write_for_worker(node, folder)
+case = show_result(folder / "out", node)
+assert case.add(case.review.findings[0].position_ras_mm).location
 """
     ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
