@@ -317,8 +317,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def showOfflineAdvice(self, *_unused):
         from CMBDetectorWindow import installation
 
-        self.ui.offlineLabel.text = "" if self.ui.offlineLabel.text else installation.offlineAdvice(
-            installation.missing()
+        self.ui.offlineLabel.text = (
+            "" if self.ui.offlineLabel.text else installation.offlineAdvice(installation.missing())
         )
         self.ui.offlineLabel.visible = bool(self.ui.offlineLabel.text)
 
@@ -384,16 +384,14 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         lost = vanishing(self.logic.resultFolder, swi)
         keep = not lost or slicer.util.confirmYesNoDisplay(
-            _("{n} findings that you reviewed were not found again. Keep them?").format(n=len(lost))
+            _("{n} findings with your verdict or comment were not found again. Keep them?").format(n=len(lost))
         )
         case = show_result(self.logic.resultFolder, swi, phase, keep_vanishing=keep)
         self._cases[case.node] = case
         if self._parameterNode.swi is swi:
             self.showCase(case)
         found = case.review.record
-        text = _("{n} candidates; searched on {device}.").format(
-            n=len(found.counted), device=found.provenance.device
-        )
+        text = _("{n} candidates; searched on {device}.").format(n=len(found.counted), device=found.provenance.device)
         if device == "auto" and found.provenance.device.startswith("cpu"):
             text += " " + _("There is no GPU that PyTorch can use.")
         self._endSearch(text)
@@ -426,7 +424,7 @@ class CMBDetectorLogic(ScriptedLoadableModuleLogic):
     def loadSampleCase(self):
         """Load the bundled case; what is loaded already is taken. Returns SWI and phase."""
         volumes = []
-        for name, file in zip(self.SAMPLE_NAMES, self.sampleFiles()):
+        for name, file in zip(self.SAMPLE_NAMES, self.sampleFiles(), strict=True):
             node = slicer.mrmlScene.GetFirstNode(name, "vtkMRMLScalarVolumeNode")
             if node is None:
                 node = slicer.modules.volumes.logic().AddArchetypeVolume(str(file), name)
@@ -447,9 +445,13 @@ class CMBDetectorLogic(ScriptedLoadableModuleLogic):
     def state(self, swi, phase, force):
         """Something that differs when the images to check do."""
         volumes = [volume for volume in (swi, phase) if volume]
-        return force, swi is None, *(
-            (v.GetID(), v.GetName(), v.GetTransformNodeID(), v.GetImageData() and v.GetImageData().GetMTime())
-            for v in volumes
+        return (
+            force,
+            swi is None,
+            *(
+                (v.GetID(), v.GetName(), v.GetTransformNodeID(), v.GetImageData() and v.GetImageData().GetMTime())
+                for v in volumes
+            ),
         )
 
     def check(self, swi, phase, force):

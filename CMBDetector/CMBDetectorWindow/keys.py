@@ -47,5 +47,5 @@ def legend():
     cells = [f"<td><b>{s.key}</b>&nbsp;&nbsp;</td><td>{s.description}&nbsp;&nbsp;&nbsp;</td>" for s in SHORTCUTS]
     half = (len(cells) + 1) // 2
     cells += [""] * (2 * half - len(cells))
-    rows = (f"<tr>{left}{right}</tr>" for left, right in zip(cells[:half], cells[half:]))
+    rows = (f"<tr>{left}{right}</tr>" for left, right in zip(cells[:half], cells[half:], strict=True))
     return f"<table>{''.join(rows)}</table>"

@@ -14,6 +14,7 @@ from CMBDetectorLib.review import Marker, Source, Verdict
 from CMBDetectorWindow.table import ReviewTable
 from CMBDetectorWindow.views import Views
 
+
 class ReviewSection:
     """Shows the review of one case and changes it as the reader asks.
 

@@ -170,7 +170,7 @@ class ReviewTable:
             self._written.append([None] * len(COLUMNS))
             for column in range(len(COLUMNS)):
                 self._widget.setItem(row, column, qt.QTableWidgetItem())
-        for column, (before, text) in enumerate(zip(self._written[row], texts)):
+        for column, (before, text) in enumerate(zip(self._written[row], texts, strict=True)):
             if text == before:
                 continue
             item = self._widget.item(row, column)

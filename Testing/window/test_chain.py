@@ -18,7 +18,12 @@ def test_a_newcomer_goes_from_the_sample_case_to_a_table_with_keys_alone(
     press("Shift+D")
     assert panel.ui.detectButton.text == "Cancel"
     stages = set()
-    wait(lambda: stages.add(panel.ui.stageLabel.text.partition(",")[0]) or not panel.search.isRunning, 300)
+
+    def is_done() -> bool:
+        stages.add(panel.ui.stageLabel.text.partition(",")[0])
+        return not panel.search.isRunning
+
+    wait(is_done, 300)
     assert {"Finding the brain's regions", "Preparing SWI and phase"} <= stages
     assert panel.ui.detectButton.text == "Detect CMBs"
 

@@ -171,7 +171,7 @@ def test_torch_is_installed_by_the_pytorch_extension(panel: Any, monkeypatch: py
     asked = {}
 
     class Extension:
-        def installTorch(self, **options: Any) -> object:
+        def installTorch(self, **options: Any) -> object:  # noqa: N802
             asked.update(options)
             return object()
 

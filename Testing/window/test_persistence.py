@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from CMBDetectorLib.review import Marker, Verdict
 from Testing.synthetic_result import BALLS, synthetic_result
 
@@ -26,17 +28,18 @@ def test_everything_survives_a_saved_scene(panel: Any, case: Any, press: Any, wa
     assert panel.review.case is None and panel.ui.reviewTable.rowCount == 0
     assert application.mrmlScene.ReadFromMRB(bundle)
     wait(lambda: panel.review.case is not None)
-    review = panel.review.case.review
+    again: Any = panel.review.case
+    review = again.review
     assert [review[key].verdict for key in (first, second, third)] == [
         Verdict.ACCEPTED, Verdict.REJECTED, Verdict.UNDECIDED,
     ]  # fmt: skip
     assert review[third].comment == "look again" and review[first].reader == "AB"
     assert panel.ui.thresholdSlider.value == 0.5
     assert panel.ui.zoomSpinBox.value == 45 and panel.ui.readerEdit.text == "AB"
-    assert panel.ui.swiSelector.currentNode() is panel.review.case.swi
+    assert panel.ui.swiSelector.currentNode() is again.swi
     assert panel.review.table.current == third
     press("A")
-    assert panel.review.case.lists[Marker.ACCEPTED].GetNumberOfControlPoints() == 2
+    assert again.lists[Marker.ACCEPTED].GetNumberOfControlPoints() == 2
 
 
 def test_a_closed_scene_leaves_an_empty_panel(panel: Any, case: Any, press: Any, application: Any) -> None:
@@ -85,21 +88,31 @@ def test_two_cases_do_not_mix(panel: Any, case: Any, press: Any, wait: Any, volu
     assert Path(panel.ui.exportPathEdit.currentPath).name == "case_SWI_microbleeds.csv"
 
 
+@pytest.mark.parametrize("answer", [True, False], ids=["keep", "drop"])
 def test_another_run_keeps_verdicts_and_asks_before_it_drops_one(
-    panel: Any, case: Any, press: Any, tmp_path: Path
+    panel: Any, case: Any, press: Any, tmp_path: Path, application: Any, monkeypatch: pytest.MonkeyPatch, answer: bool
 ) -> None:
     from CMBDetectorLib.report import write_result
 
+    asked: list[str] = []
+
+    def answered(text: str) -> bool:
+        asked.append(text)
+        return answer
+
+    monkeypatch.setattr(application.util, "confirmYesNoDisplay", answered)
     first, second, third = panel.review.table.order
     press("A")
     press("R")
     again = synthetic_result(balls=(BALLS[0], BALLS[1]))
     panel.logic._folder = tmp_path
     write_result(again, tmp_path / "result", with_images=True, overwrite=True)
-    panel.showResult(case.swi, case.phase, "auto")  # in a test, Slicer answers every question with yes: keep
+    panel.showResult(case.swi, case.phase, "auto")
+    assert len(asked) == 1 and "not found again" in asked[0]
     review = panel.review.case.review
     assert panel.review.case.node is case.node
     assert review[first].verdict is Verdict.ACCEPTED
-    assert review[second].verdict is Verdict.REJECTED and not review[second].is_current
+    assert (second in review) is answer
+    assert not answer or (review[second].verdict is Verdict.REJECTED and not review[second].is_current)
     assert third in review
     panel.logic._folder = None

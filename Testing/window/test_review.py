@@ -58,7 +58,7 @@ def test_a_verdict_moves_on_to_the_next_undecided_one(panel: Any, case: Any, pre
 
 
 def test_keys_walk_around_the_table_and_undo_takes_back(panel: Any, case: Any, press: Any) -> None:
-    first, second, third = panel.review.table.order
+    first, _, third = panel.review.table.order
     press("B")
     assert panel.review.table.current == third
     press("N")

@@ -58,6 +58,15 @@ class _Parameter:
                 raise ValueError(f"{value} is none of {note.choices}")
         node.SetParameter(self.name, str(value))
 
+    def as_property(self) -> property:
+        def get(wrapper: Any) -> Any:
+            return self.read(wrapper.parameterNode)
+
+        def put(wrapper: Any, value: Any) -> None:
+            self.write(wrapper.parameterNode, value)
+
+        return property(get, put)
+
 
 # Class of a widget: signal, how it is read and written.
 _WIDGETS: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], None]]] = {
@@ -79,10 +88,7 @@ def parameterNodeWrapper(cls: Any) -> Any:
     hints = typing.get_type_hints(cls, include_extras=True)
     parameters = {name: _Parameter(name, hint, getattr(cls, name, None)) for name, hint in hints.items()}
     for name, parameter in parameters.items():
-        setattr(cls, name, property(
-            lambda self, p=parameter: p.read(self.parameterNode),
-            lambda self, value, p=parameter: p.write(self.parameterNode, value),
-        ))  # fmt: skip
+        setattr(cls, name, parameter.as_property())
 
     def init(self: Any, node: Any) -> None:
         self.parameterNode = node

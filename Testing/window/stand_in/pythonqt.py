@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import shiboken6
@@ -124,10 +125,9 @@ def _connect(raw: Any, class_name: str, action: str, signature: str, receiver: C
     name, _, arguments = signature.partition("(")
     signal = getattr(raw, name)
     types_ = [t for t in arguments.rstrip(")").split(",") if t]
-    try:
-        signal = signal[",".join(types_)] if types_ and not hasattr(raw, "stand_in") else signal
-    except (KeyError, IndexError):
-        pass  # only one overload
+    if types_ and not hasattr(raw, "stand_in"):
+        with suppress(KeyError, IndexError):  # only one overload
+            signal = signal[",".join(types_)]
     key = (shiboken6.getCppPointer(raw)[0], signature, receiver)
     if action == "disconnect":
         for found in [k for k in _connections if k[:2] == key[:2] and receiver in (None, k[2])]:
@@ -197,5 +197,5 @@ class Keyboard:
         raw = unwrap(window)
         raw.activateWindow()
         focus = QtWidgets.QApplication.focusWidget() or raw
-        combination = QtGui.QKeySequence(key)[0]
+        combination: Any = next(iter(QtGui.QKeySequence(key)))  # type: ignore[call-overload]
         QTest.keyClick(focus, combination.key(), combination.keyboardModifiers())

@@ -178,9 +178,11 @@ class qMRMLNodeComboBox(QComboBox):
     def _chosen(self, index: int) -> None:
         self._select(self._ids[index])
 
-    nodeTypes = Property(
-        "QStringList", lambda s: s._types, lambda s, v: (setattr(s, "_types", list(v)), s._update())[1]
-    )
+    def _set_types(self, types: list[str]) -> None:
+        self._types = list(types)
+        self._update()
+
+    nodeTypes = Property("QStringList", lambda s: s._types, _set_types)  # type: ignore[arg-type]
     noneEnabled = Property(bool, lambda s: s._none_enabled, lambda s, v: setattr(s, "_none_enabled", v))
     noneDisplay = Property(str, lambda s: s._none_display, lambda s, v: setattr(s, "_none_display", v))
     addEnabled = Property(bool, lambda s: False, lambda s, v: None)
@@ -226,7 +228,7 @@ class ctkSliderWidget(QWidget):
     def setValue(self, value: float) -> None:
         self._box.setValue(value)
 
-    def _changed(name: str) -> Callable[[Any, Any], None]:  # type: ignore[misc]  # noqa: N805
+    def _changed(name: str) -> Callable[[Any, Any], None]:  # type: ignore[misc]
         def change(self: Any, value: Any) -> None:
             getattr(self._box, name)(value)
             self._range()
@@ -259,7 +261,11 @@ class ctkPathLineEdit(QWidget):
         self._edit.textChanged.connect(self.currentPathChanged)
 
     currentPath = Property(str, lambda s: s._edit.text(), lambda s, v: s._edit.setText(v))
-    nameFilters = Property("QStringList", lambda s: s._name_filters, lambda s, v: setattr(s, "_name_filters", list(v)))
+    nameFilters = Property(
+        "QStringList",  # type: ignore[arg-type]
+        lambda s: s._name_filters,
+        lambda s, v: setattr(s, "_name_filters", list(v)),
+    )
     filters = Property(int, lambda s: s._filters, lambda s, v: setattr(s, "_filters", v))
 
 
@@ -271,11 +277,11 @@ STAND_INS = {
 class FormLoader(QUiLoader):
     """Loads a form with the stand-ins in it and makes its connections, of which PySide6 knows only Qt's own."""
 
-    def createWidget(self, name: str, parent: QWidget | None = None, object_name: str = "") -> QWidget:
-        if name not in STAND_INS:
-            return super().createWidget(name, parent, object_name)
-        widget = STAND_INS[name](parent)
-        widget.setObjectName(object_name)
+    def createWidget(self, class_name: str, /, parent: QWidget | None = None, name: str = "") -> QWidget:
+        if class_name not in STAND_INS:
+            return super().createWidget(class_name, parent, name)
+        widget: QWidget = STAND_INS[class_name](parent)
+        widget.setObjectName(name)
         return widget
 
     def load(self, file: Any) -> QWidget:  # type: ignore[override]
