@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy import optimize
 
 from CMBDetectorLib.candidate import PhaseEvidence
 from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
@@ -18,7 +19,8 @@ LARGEST_DIAMETER_MM = 10.0  # of what counts as a microbleed
 # The volume is measured at half darkness, the diameter in truth and detector where darkness ends. On the ten
 # microbleeds of the sample scan the ratio is 1.2 to 1.55.
 DIAMETERS_PER_BALL = 1.38
-SIDE_SPACING_MM = 2.0
+SIDE_SPACING_MM = 2.0  # of the map of sides, which is smooth
+MIRROR_SPACING_MM = 4.0  # of the labels that are compared
 
 
 def measure_spot(
@@ -68,22 +70,52 @@ def apparent_size(center_ras_mm: npt.ArrayLike, swi: Volume) -> tuple[float, flo
 
 
 def with_midline(regions: Volume) -> Segmentation:
-    """Complete a MARS label map by the patient's sides, so that `localize.locate` can use it.
-
-    The midline is the plane that best fits the middles of rows of tissue, taken along the scan's own axis from left to
-    right. In a head turned by 10 degrees it is some 3 degrees off.
-    """
-    ordered = regions.in_ras_order()
-    step = np.maximum(1, np.rint(SIDE_SPACING_MM / ordered.spacing_mm)).astype(int)
-    tissue = ordered.array[:: step[0], :: step[1], :: step[2]] > 0
-    matrix = ordered.ijk_to_ras.copy()
-    matrix[:3, :3] *= step
-    rows = np.argwhere(tissue.any(axis=0))
-    place = np.arange(tissue.shape[0])[:, None, None]
-    middle = (tissue * place).sum(axis=0)[tuple(rows.T)] / tissue.sum(axis=0)[tuple(rows.T)] if len(rows) else []
-    terms = np.column_stack([np.ones(len(rows)), rows])
-    (at_zero, *slopes), *_ = np.linalg.lstsq(terms, np.asarray(middle, float), rcond=None)
-    _, j, k = np.indices(tissue.shape)
-    right_mm = (place - at_zero - slopes[0] * j - slopes[1] * k) * np.linalg.norm(matrix[:3, 0])
+    """Complete a MARS label map by the patient's sides, so that `localize.locate` can use it."""
+    coarse = _thinned(regions.in_ras_order(), SIDE_SPACING_MM)
+    point, right = midline(coarse)
+    right_mm = (coarse.ras_of(np.moveaxis(np.indices(coarse.array.shape), 0, -1)) - point) @ right
     left = np.clip(0.5 - right_mm / (4 * SIDE_SPACING_MM), 0, 1).astype(np.float32)
-    return Segmentation(regions, regions.with_array(regions.array > 0), Volume(left, matrix, regions.source))
+    return Segmentation(regions, regions.with_array(regions.array > 0), coarse.with_array(left))
+
+
+def midline(regions: Volume) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Find the plane on which a label map is most nearly its own mirror image, also in a head that is turned.
+
+    Returns
+    -------
+    ndarray
+        A point of the plane, RAS, mm.
+    ndarray
+        The unit vector to the patient's right.
+    """
+    coarse = _thinned(regions.in_ras_order(), MIRROR_SPACING_MM)
+    right, front, up = (coarse.ijk_to_ras[:3, :3] / coarse.spacing_mm).T
+    index = np.argwhere(coarse.array > 0)
+    if not len(index):
+        return coarse.ras_of((np.array(coarse.array.shape) - 1) / 2), right
+    labels, places = coarse.array[tuple(index.T)], coarse.ras_of(index)
+    center = places.mean(axis=0)
+
+    def plane(shift_mm: float, turn: float, tilt: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        across = right + turn * front + tilt * up
+        return center + shift_mm * right, across / np.linalg.norm(across)
+
+    def difference(terms: npt.NDArray[np.float64]) -> float:
+        point, across = plane(*terms)
+        mirrored = places - 2 * np.outer((places - point) @ across, across)
+        there = np.rint(coarse.ijk_of(mirrored)).astype(int)
+        inside = np.all((there >= 0) & (there < coarse.array.shape), axis=1)
+        same = coarse.array[tuple(there[inside].T)] == labels[inside]
+        return 1 - float(np.count_nonzero(same)) / len(labels)
+
+    steps = np.vstack([np.zeros(3), np.diag([6.0, 0.1, 0.1])])  # mm and, about, radians
+    found = optimize.minimize(difference, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": steps})
+    return plane(*found.x)
+
+
+def _thinned(volume: Volume, spacing_mm: float) -> Volume:
+    """Take every so many-th voxel, so that they lie about `spacing_mm` apart."""
+    step = np.maximum(1, np.rint(spacing_mm / volume.spacing_mm)).astype(int)
+    matrix = volume.ijk_to_ras.copy()
+    matrix[:3, :3] *= step
+    return Volume(volume.array[:: step[0], :: step[1], :: step[2]], matrix, volume.source)
