@@ -52,6 +52,12 @@ class Application(Strict):
 
         return wrap(self._qt.clipboard())
 
+    def commandOptions(self) -> Any:
+        return type("CommandOptions", (), {})()
+
+    def exit(self, status: int) -> None:
+        sys.exit(status)
+
     def testingEnabled(self) -> bool:
         return True
 
