@@ -184,6 +184,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.removeFiles()
         self._endSearch("")
         self.review.forget()
+        self.showCase(None)
         self._cases = {}
         self._checked = None
 
@@ -247,6 +248,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.detectCollapsibleButton.collapsed = case is not None and not self.search.isRunning
         self.ui.reviewCollapsibleButton.collapsed = case is None
         self.ui.exportCollapsibleButton.collapsed = case is None
+        if case is not None:
+            self.ui.reviewTable.setFocus()
 
     def checkInputs(self):
         """Say what preflight finds in the chosen images, and whether they can be searched."""
@@ -340,6 +343,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._request = (parameters.swi, parameters.phase, device)
         file = self.logic.writeRequest(parameters.swi, parameters.phase, device, parameters.polarity, parameters.force)
         self.search.start(libraryPath(), file)
+        self.ui.detectCollapsibleButton.collapsed = False
         self.ui.progressBar.visible = True
         self.showProgress(0.0, _("Starting"))
         self._clock.start()

@@ -312,3 +312,13 @@ def test_the_summary_goes_to_the_clipboard(panel: Any, case: Any, press: Any, ap
     text = application.app.clipboard().text()
     assert "lobar" in text and "1" in text
     assert "clipboard" in panel.ui.exportLabel.text
+
+
+def test_a_shown_case_needs_no_hint(panel: Any, case: Any, application: Any) -> None:
+    assert panel.ui.reviewTable.visible and not panel.ui.reviewHintLabel.visible
+    assert not panel.ui.reviewCollapsibleButton.collapsed and panel.ui.inputsCollapsibleButton.collapsed
+    application.mrmlScene.Clear(False)
+    application.app.processEvents()
+    assert panel.ui.reviewCollapsibleButton.collapsed and not panel.ui.inputsCollapsibleButton.collapsed
+    panel.ui.reviewCollapsibleButton.collapsed = False
+    assert panel.ui.reviewHintLabel.visible

@@ -170,6 +170,22 @@ class ScriptedModule(Strict):
         self._describe()
 
 
+def show_in_window(panel: Any) -> None:
+    """Put a panel into the window, where it scrolls when it is higher, as in Slicer."""
+    from PySide6.QtCore import Qt
+    from PySide6.QtWidgets import QFrame, QScrollArea
+
+    from Testing.window.stand_in.pythonqt import unwrap
+
+    area = QScrollArea()
+    area.setObjectName("ScrollArea")
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidgetResizable(True)
+    area.setWidget(unwrap(panel))
+    unwrap(slicer.util.mainWindow()).setCentralWidget(area)
+
+
 class Representation(Strict):
     """The panel of a scripted module in the window."""
 
@@ -179,7 +195,7 @@ class Representation(Strict):
         self.parent = slicer.qMRMLWidget()
         self.parent.setLayout(qt.QVBoxLayout())
         self.parent.setMRMLScene(slicer.mrmlScene)
-        slicer.util.mainWindow().setCentralWidget(self.parent)
+        show_in_window(self.parent)
         self._python = widget_class(self.parent)
         self._python.setup()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
-from PySide6.QtCore import Property, QSize, Qt, Signal
+from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
 from PySide6.QtUiTools import QUiLoader
 from PySide6.QtWidgets import (
     QComboBox,
@@ -49,7 +49,7 @@ class ctkCollapsibleButton(QPushButton):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._collapsed = False
+        self._collapsed = self._is_forcing = False
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.setContentsMargins(0, self.header_height(), 0, 0)
 
@@ -71,6 +71,24 @@ class ctkCollapsibleButton(QPushButton):
     def nextCheckState(self) -> None:
         self.set_collapsed(not self._collapsed)
 
+    def childEvent(self, event: Any) -> None:
+        if event.added() and isinstance(event.child(), QWidget):
+            event.child().installEventFilter(self)
+        super().childEvent(event)
+
+    def eventFilter(self, child: Any, event: Any) -> bool:
+        """Remember what is shown and hidden while the contents are hidden, as ctk does."""
+        if event.type() in (QEvent.Type.ShowToParent, QEvent.Type.HideToParent) and not self._is_forcing:
+            child.setProperty("visibilityToParent", event.type() == QEvent.Type.ShowToParent)
+            self._show_child(child)
+        return super().eventFilter(child, event)
+
+    def _show_child(self, child: QWidget) -> None:
+        was, self._is_forcing = self._is_forcing, True
+        child.setVisible(not self._collapsed and child.property("visibilityToParent") is not False)
+        child.setAttribute(Qt.WidgetAttribute.WA_WState_ExplicitShowHide, False)
+        self._is_forcing = was
+
     def mouseReleaseEvent(self, event: Any) -> None:
         if event.position().y() <= self.header_height():
             super().mouseReleaseEvent(event)
@@ -81,11 +99,7 @@ class ctkCollapsibleButton(QPushButton):
         self._collapsed = collapsed
         for child in self.children():
             if isinstance(child, QWidget):
-                if collapsed:
-                    child.setProperty("hiddenBefore", child.isHidden())
-                    child.hide()
-                elif not child.property("hiddenBefore"):
-                    child.show()
+                self._show_child(child)
         self.setMaximumHeight(self.header_height() if collapsed else 16777215)
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
