@@ -496,13 +496,12 @@ def _origin(finding: Finding) -> tuple[float, float, float]:
 
 def _exact(said: Spot | None, here: Finding) -> Spot | None:
     """Choose the spot of a restored finding: the one here where a table only rounded it, else the one that was said."""
-    if here.spot and (
-        here.candidate is None
-        if said is None
-        else np.allclose(said.position_ras_mm, here.spot.position_ras_mm, rtol=0, atol=ROUNDED_MM)
-    ):
-        return here.spot
-    return said
+    if here.spot is None:
+        return said
+    if said is None:
+        return None if here.candidate else here.spot
+    is_same = np.allclose(said.position_ras_mm, here.spot.position_ras_mm, rtol=0, atol=ROUNDED_MM)
+    return here.spot if is_same else said
 
 
 def _pairs(
