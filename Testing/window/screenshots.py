@@ -1,4 +1,4 @@
-"""Pictures of the module on the sample case: ``python Testing/window/screenshots.py FOLDER`` (``make screenshots``).
+"""Pictures of the module on the sample case: ``python -m Testing.window.screenshots FOLDER`` (``make screenshots``).
 
 The panel is the module's own code and form, drawn by Qt on the stand-in for Slicer's window; the slice views are
 Slicer's own slice logics and displayable managers, drawn without a screen. Neither is the Slicer application.
@@ -74,6 +74,7 @@ def main(folder: Path) -> None:
     assert panel.review.case is not None, panel.ui.stageLabel.text
 
     review = panel.review
+    panel.ui.exportPathEdit.currentPath = "/reviews/Sample_SWI_microbleeds.csv"
     for act in (review.accept, review.accept, review.reject, review.next):
         act()
     for _ in range(3):
