@@ -43,7 +43,7 @@ class CMBDetector(ScriptedLoadableModule):
             "An independent implementation of the method of Kim et al. (arXiv 2306.13020), not by its authors."
         )
         makeLibraryImportable()
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", registerAtStartup)
 
 
 def libraryPath():
@@ -56,6 +56,14 @@ def makeLibraryImportable():
     """Let Python find CMBDetectorLib."""
     if str(libraryPath()) not in sys.path:
         sys.path.append(str(libraryPath()))
+
+
+def registerAtStartup():
+    """Tell Slicer of the sample case, and of the layout that a saved scene may want before the panel is opened."""
+    from CMBDetectorWindow.views import registerLayout
+
+    registerSampleData()
+    registerLayout()
 
 
 def registerSampleData():
@@ -153,6 +161,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.useParameterNode()
 
     def cleanup(self):
+        self._isEntered = False
         self.keys.deactivate()
         self.search.abandon()
         self.logic.removeFiles()
@@ -175,7 +184,10 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Also load anew what is behind the panel."""
         for name in [name for name in sys.modules if name.split(".")[0] == "CMBDetectorWindow"]:
             del sys.modules[name]
+        wasEntered = self._isEntered
         ScriptedLoadableModuleWidget.onReload(self)
+        if wasEntered:  # Slicer enters a module when it is chosen, not when it is loaded anew
+            slicer.modules.cmbdetector.widgetRepresentation().self().enter()
 
     # The scene
 
@@ -303,6 +315,9 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             swi, phase = self.logic.loadSampleCase()
             with slicer.util.NodeModify(self._parameterNode):
                 self._parameterNode.swi, self._parameterNode.phase = swi, phase
+            if self.review.case is None:
+                slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(swi.GetID())
+                slicer.app.applicationLogic().PropagateVolumeSelection()
             self.update()
 
     def showLegend(self, shown):

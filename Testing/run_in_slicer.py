@@ -29,6 +29,9 @@ def load_module() -> None:
     factory.registerModule(qt.QFileInfo(str(ROOT / "CMBDetector" / "CMBDetector.py")))
     if not factory.loadModules(["CMBDetector"]):
         raise RuntimeError("The module CMBDetector could not be loaded; the error log says why.")
+    import CMBDetector
+
+    CMBDetector.registerAtStartup()  # Slicer has started long ago
 
 
 def run(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from CMBDetectorLib.review import SHORTCUTS
 
@@ -30,16 +31,27 @@ class Keys:
             return
         for shortcut in SHORTCUTS:
             key = qt.QShortcut(qt.QKeySequence(shortcut.key), window)
-            key.connect("activated()", self._actions[shortcut.name])
-            self._shortcuts.append(key)
+            action = guarded(self._actions[shortcut.name])
+            key.connect("activated()", action)
+            self._shortcuts.append((key, action))
 
     def deactivate(self):
         """Delete them, so that no other module ever meets them."""
-        for key in self._shortcuts:
-            key.disconnect("activated()")
+        for key, action in self._shortcuts:
+            key.disconnect("activated()", action)
             key.setParent(None)
             key.deleteLater()
         self._shortcuts = []
+
+
+def guarded(action):
+    """Make an action for a key or a button: what goes wrong is shown, in words and with details."""
+
+    def act(*_unused):
+        with slicer.util.tryWithErrorDisplay(_("That did not work.")):
+            action()
+
+    return act
 
 
 def legend():

@@ -11,6 +11,7 @@ from CMBDetectorLib.report.review_summary import review_lines
 from CMBDetectorLib.report.review_table import read_review, suggested_name, write_review
 from CMBDetectorLib.request import FLOOR
 from CMBDetectorLib.review import Marker, Source, Verdict
+from CMBDetectorWindow.keys import guarded
 from CMBDetectorWindow.table import ReviewTable
 from CMBDetectorWindow.views import Views
 
@@ -34,11 +35,17 @@ class ReviewSection:
         self._observed = []
         self._isActing = False
         self._areMarkersShown = True
+        self._areSubRegionsShown = None
         # Slicer calls while a point is being dragged; what follows waits until it has let go.
         self._later = qt.QTimer()
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.connect("timeout()", self.takePoints)
+        # Slicer gives new views their size a moment later, and the zoom follows from it.
+        self._settled = qt.QTimer()
+        self._settled.setSingleShot(True)
+        self._settled.setInterval(200)
+        self._settled.connect("timeout()", self._showCurrent)
         ui.thresholdSlider.minimum, ui.thresholdSlider.maximum = FLOOR, 0.99
         ui.thresholdSlider.singleStep, ui.thresholdSlider.decimals = 0.01, 2
         ui.thresholdSlider.connect("valueChanged(double)", self.setThreshold)
@@ -58,7 +65,7 @@ class ReviewSection:
             (ui.importButton, self.importTable),
             (ui.copyButton, self.copySummary),
         ):
-            button.connect("clicked(bool)", act)
+            button.connect("clicked(bool)", guarded(act))
         self.show(None)
 
     # Which case
@@ -88,7 +95,8 @@ class ReviewSection:
                 self._observed.append((node, node.AddObserver(event, act)))
         if not Path(self.ui.exportPathEdit.currentPath).name.startswith(Path(suggested_name(case.review)).stem):
             self.ui.exportPathEdit.currentPath = str(Path.home() / suggested_name(case.review))
-        case.show_sub_regions(self._parameters().subRegions)
+        self._areSubRegionsShown = None
+        self.settingsChanged()
         case.show_markers(True)
         self._areMarkersShown = True
         self.table.reset()
@@ -97,12 +105,14 @@ class ReviewSection:
         self.table.fitColumns()
         if case.swi is not None:
             self.views.show(case.swi, case.phase_filtered or case.phase)
+            self._settled.start()
         self.go(case.review.next_undecided(None, self.table.order) or case.review.next(None, self.table.order))
 
     def forget(self):
         """Let go of the scene, which is about to be emptied."""
         self._unobserve()
         self._later.stop()
+        self._settled.stop()
         self.case = None
         self.views.swi = self.views.phase = None
         self.show(None)
@@ -297,10 +307,14 @@ class ReviewSection:
 
     def settingsChanged(self):
         """Follow the advanced settings."""
-        if self.case:
+        if self.case is None:
+            return
+        if self._parameters().subRegions is not self._areSubRegionsShown:  # else the reader's own choice stays
+            self._areSubRegionsShown = self._parameters().subRegions
             with self._acting():
-                self.case.show_sub_regions(self._parameters().subRegions)
-            self.views.setMinip(self.views.isMinip, self._parameters().slabMm)
+                self.case.show_sub_regions(self._areSubRegionsShown)
+        if self.views.isMinip:
+            self.views.setMinip(True, self._parameters().slabMm)
 
     # Files
 

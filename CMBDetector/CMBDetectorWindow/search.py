@@ -82,10 +82,8 @@ class Search:
         self._begin()
         process = self._process = qt.QProcess()
         process.setWorkingDirectory(str(libraryFolder))
-        process.connect("readyReadStandardOutput()", self._read)
-        process.connect("readyReadStandardError()", self._readErrors)
-        process.connect("finished(int,QProcess::ExitStatus)", self._finished)
-        process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
+        for signature, receiver in self._receivers():
+            process.connect(signature, receiver)
         process.start(pythonExecutable(), ["-m", "CMBDetectorLib.worker", str(requestFile)])
 
     def cancel(self):
@@ -103,13 +101,8 @@ class Search:
             return
         self._lastProcess = process
         self._deadline.stop()
-        for signature in (
-            "readyReadStandardOutput()",
-            "readyReadStandardError()",
-            "finished(int,QProcess::ExitStatus)",
-            "errorOccurred(QProcess::ProcessError)",
-        ):
-            process.disconnect(signature)
+        for signature, receiver in self._receivers():
+            process.disconnect(signature, receiver)
         process.closeWriteChannel()
         if not process.waitForFinished(STOP_MS):
             self._killTree(process)
@@ -121,6 +114,14 @@ class Search:
             return None
         left = self._endExpected - time.monotonic()
         return left if left > 0 else None  # a step takes longer than expected
+
+    def _receivers(self):
+        return (
+            ("readyReadStandardOutput()", self._read),
+            ("readyReadStandardError()", self._readErrors),
+            ("finished(int,QProcess::ExitStatus)", self._finished),
+            ("errorOccurred(QProcess::ProcessError)", self._failed),
+        )
 
     def _read(self, *_unused):
         if self._process is None:
@@ -160,8 +161,8 @@ class Search:
         self._readErrors()
         self._end(self._outcome(exitCode))
 
-    def _failed(self, *_unused):
-        if self._process is not None and self._process.error() == qt.QProcess.FailedToStart:
+    def _failed(self, error):
+        if self._process is not None and error == qt.QProcess.FailedToStart:
             message = _("{program} could not be started: {reason}.").format(
                 program=pythonExecutable(), reason=self._process.errorString()
             )

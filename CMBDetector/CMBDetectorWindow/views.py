@@ -23,6 +23,14 @@ DESCRIPTION = '<layout type="vertical" split="true">{rows}</layout>'.format(
 )
 
 
+def registerLayout():
+    """Make the layout known to Slicer, where it has a window and does not know it."""
+    manager = slicer.app.layoutManager()
+    node = manager.layoutLogic().GetLayoutNode() if manager else None
+    if node is not None and not node.IsLayoutDescription(LAYOUT):
+        node.AddLayoutDescription(LAYOUT, DESCRIPTION)
+
+
 class Views:
     """What the four slice views show, and where.
 
@@ -36,30 +44,24 @@ class Views:
     def show(self, swi, phase):
         """Arrange the views for a case: SWI in three planes, and phase (None: SWI again) beside the axial one."""
         self.swi, self.phase, self.isSwapped = swi, phase, False
-        layout = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
-        if not layout.IsLayoutDescription(LAYOUT):
-            layout.AddLayoutDescription(LAYOUT, DESCRIPTION)
+        if slicer.app.layoutManager() is None:  # Slicer without a window
+            return
+        registerLayout()
         slicer.app.layoutManager().setLayout(LAYOUT)
         self._assign()
-        for name in (*SWI_VIEWS, PHASE_VIEW):
-            composite = self._logic(name).GetSliceCompositeNode()
+        for _name, logic in self._logics():
+            composite = logic.GetSliceCompositeNode()
             composite.SetForegroundVolumeID(None)
             composite.SetLabelVolumeID(None)
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
         self.setMinip(False, 1)
 
-    @property
-    def areShown(self):
-        return self.swi is not None and slicer.app.layoutManager().layout == LAYOUT
-
     def jump(self, positionRas, zoomMm):
         """Center all slice views on a place, `zoomMm` across the shorter side."""
         slicer.modules.markups.logic().JumpSlicesToLocation(*positionRas, True)
-        for name in (*SWI_VIEWS, PHASE_VIEW):
-            logic = self._logic(name)
-            if logic is not None:
-                self._zoom(logic.GetSliceNode(), zoomMm)
+        for _name, logic in self._logics():
+            self._zoom(logic.GetSliceNode(), zoomMm)
 
     def swap(self):
         """Exchange SWI and phase."""
@@ -70,10 +72,7 @@ class Views:
     def setMinip(self, on, thicknessMm):
         """Show the minimum over a slab of SWI: veins run on through it, a microbleed stays round."""
         self.isMinip = on
-        for name in (*SWI_VIEWS, PHASE_VIEW):
-            logic = self._logic(name)
-            if logic is None:
-                continue
+        for name, logic in self._logics():
             isSwi = (name == PHASE_VIEW) is self.isSwapped or self.phase is None
             node = logic.GetSliceNode()
             node.SetSlabReconstructionType(vtk.VTK_IMAGE_SLAB_MIN)
@@ -82,12 +81,15 @@ class Views:
 
     def _assign(self):
         first, second = (self.phase, self.swi) if self.isSwapped else (self.swi, self.phase or self.swi)
-        for name in SWI_VIEWS:
-            self._logic(name).GetSliceCompositeNode().SetBackgroundVolumeID(first.GetID())
-        self._logic(PHASE_VIEW).GetSliceCompositeNode().SetBackgroundVolumeID(second.GetID())
+        for name, logic in self._logics():
+            volume = second if name == PHASE_VIEW else first
+            logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())
 
-    def _logic(self, name):
-        return slicer.app.applicationLogic().GetSliceLogicByLayoutName(name)
+    def _logics(self):
+        """Name and logic of each of the views that there is."""
+        logics = slicer.app.applicationLogic()
+        found = ((name, logics.GetSliceLogicByLayoutName(name)) for name in (*SWI_VIEWS, PHASE_VIEW))
+        return [(name, logic) for name, logic in found if logic is not None]
 
     def _zoom(self, node, zoomMm):
         width, height = node.GetDimensions()[:2]

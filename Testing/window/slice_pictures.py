@@ -86,6 +86,5 @@ def four_views(application_logic: Any, size: tuple[int, int] = (480, 360)) -> Pi
     logics = [[application_logic.GetSliceLogicByLayoutName(name) for name in row] for row in names]
     drawn = [[SlicePicture(logic, application_logic, size).draw() for logic in row] for row in logics]
     gap = 4
-    rows = [np.pad(np.concatenate([np.pad(p, ((0, 0), (0, gap), (0, 0))) for p in row], axis=1), ((0, gap), (0, 0), (0, 0)))
-            for row in drawn]  # fmt: skip
+    rows = [np.concatenate([np.pad(p, ((0, gap), (0, gap), (0, 0))) for p in row], axis=1) for row in drawn]
     return np.concatenate(rows)[:-gap, :-gap]

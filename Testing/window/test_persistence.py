@@ -57,7 +57,6 @@ def test_a_reloaded_module_goes_on(panel: Any, case: Any, press: Any, wait: Any,
     key = panel.review.table.order[0]
     panel.onReload()
     assert not panel.keys.areActive
-    application.util.selectModule("CMBDetector")
     again = application.modules.cmbdetector.widgetRepresentation().self()
     assert again is not panel
     wait(lambda: again.review.case is not None)

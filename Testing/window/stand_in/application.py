@@ -163,11 +163,16 @@ class ScriptedModule(Strict):
         return self._representation
 
     def reload(self) -> None:
-        if self._representation is not None:
-            self._representation.close()
-            self._representation = None
+        """Load it anew as Slicer does: the old panel is cleaned up, the new one set up, and none is entered."""
         del sys.modules[self.name]
         self._describe()
+        if self._representation is not None:
+            was_shown = getattr(slicer, "shown_module", None) is self._representation
+            self._representation.self().cleanup()
+            self._representation.parent.deleteLater()
+            self._representation = None
+            if was_shown:
+                slicer.shown_module = self.widgetRepresentation()
 
 
 def show_in_window(panel: Any) -> None:
@@ -201,13 +206,6 @@ class Representation(Strict):
 
     def self(self) -> Any:
         return self._python
-
-    def close(self) -> None:
-        if getattr(slicer, "shown_module", None) is self:
-            self._python.exit()
-            slicer.shown_module = None
-        self._python.cleanup()
-        self.parent.deleteLater()
 
 
 class Modules(Strict):
