@@ -7,6 +7,7 @@ The tests that search need torch and scikit-image; the panel of the module insta
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from pathlib import Path
@@ -29,9 +30,7 @@ def load_module() -> None:
     factory.registerModule(qt.QFileInfo(str(ROOT / "CMBDetector" / "CMBDetector.py")))
     if not factory.loadModules(["CMBDetector"]):
         raise RuntimeError("The module CMBDetector could not be loaded; the error log says why.")
-    import CMBDetector
-
-    CMBDetector.registerAtStartup()  # Slicer has started long ago
+    importlib.import_module("CMBDetector").registerAtStartup()  # Slicer has started long ago
 
 
 def run(arguments: list[str]) -> int:

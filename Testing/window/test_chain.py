@@ -54,3 +54,9 @@ def test_the_sample_case_is_listed_in_sample_data(application: Any) -> None:
     listed = SampleData.SampleDataLogic
     names = str(getattr(listed, "sources", None) or application.modules.sampleDataSources["CMBDetector"])
     assert "CMBDetectorSample" in names
+
+
+def test_the_modules_own_test_passes_as_from_reload_and_test(panel: Any) -> None:
+    import importlib
+
+    importlib.import_module("CMBDetector").CMBDetectorTest().runTest()

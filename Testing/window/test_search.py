@@ -134,3 +134,21 @@ def test_an_swi_removed_meanwhile_drops_the_result(running: Any, wait: Any, appl
     wait(lambda: not running.search.isRunning, 300)
     assert "removed" in running.ui.stageLabel.text
     assert application.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+
+
+def test_where_the_gpu_has_too_little_memory_the_cpu_searches_and_the_panel_says_so(panel: Any, wait: Any) -> None:
+    from CMBDetectorLib.errors import DeviceMemoryError
+    from CMBDetectorWindow.search import Outcome
+
+    panel.ui.sampleButton.click()
+    swi, phase = panel._parameterNode.swi, panel._parameterNode.phase
+    panel._request = (swi, phase, "auto")
+    panel.showOutcome(Outcome("error", "The memory of the GPU does not suffice.", DeviceMemoryError.exit_code))
+    assert panel.search.isRunning and panel._request == (swi, phase, "cpu")
+    assert "searching on the CPU" in panel.ui.stageLabel.text
+    assert '"device": "cpu"' in (panel.logic.resultFolder.parent / "request.json").read_text()
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning)
+    panel._request = (swi, phase, "cuda")  # asked for by name: then it is for the user to decide
+    panel.showOutcome(Outcome("error", "The memory of the GPU does not suffice.", DeviceMemoryError.exit_code))
+    assert not panel.search.isRunning and "GPU" in panel.ui.stageLabel.text
