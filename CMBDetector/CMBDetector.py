@@ -234,7 +234,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Bring the panel up to date with the scene and the parameters."""
         from CMBDetectorLib.scene.case import case_of, cases
 
-        if self._parameterNode is None or slicer.mrmlScene.IsClosing():
+        if not self._isEntered or self._parameterNode is None or slicer.mrmlScene.IsClosing():
             return
         parameters = self._parameterNode
         if parameters.swi is None:
@@ -343,20 +343,20 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def detectOrCancel(self, *_unused):
         """Start a search, or stop the one that runs."""
         if self.search.isRunning:
-            self.ui.stageLabel.text = _("Stopping")
-            self.ui.stageLabel.visible = True
             self.search.cancel()
+            self._stage = _("Stopping")
+            self.showTimeLeft()
             return
         self.update()
         if not self.ui.detectButton.enabled:
             return
         with slicer.util.tryWithErrorDisplay(_("The search could not be started."), waitCursor=True):
-            self.startSearch(self._parameterNode.device)
+            self.startSearch(self._parameterNode.swi, self._parameterNode.phase, self._parameterNode.device)
 
-    def startSearch(self, device):
-        parameters = self._parameterNode
-        self._request = (parameters.swi, parameters.phase, device)
-        file = self.logic.writeRequest(parameters.swi, parameters.phase, device, parameters.polarity, parameters.force)
+    def startSearch(self, swi, phase, device):
+        self._request = (swi, phase, device)
+        settings = {"device": device, "polarity": self._parameterNode.polarity, "force": self._parameterNode.force}
+        file = self.logic.writeRequest(swi, phase, settings)
         self.search.start(libraryPath(), file)
         self.ui.detectCollapsibleButton.collapsed = False
         self.ui.progressBar.visible = True
@@ -384,8 +384,9 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         swi, phase, device = self._request
         if outcome.kind == "error" and outcome.exitCode == DeviceMemoryError.exit_code and device == "auto":
             self._endSearch("")
-            self.startSearch("cpu")
-            self.showProgress(0.0, _("The memory of the GPU does not suffice; searching on the CPU"))
+            with slicer.util.tryWithErrorDisplay(_("The search could not be started."), waitCursor=True):
+                self.startSearch(swi, phase, "cpu")
+                self.showProgress(0.0, _("The memory of the GPU does not suffice; searching on the CPU"))
             return
         self._endSearch(outcome.message)
         if outcome.kind == "result":
@@ -398,19 +399,24 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def showResult(self, swi, phase, device):
         from CMBDetectorLib.scene.case import show_result, vanishing
 
-        if slicer.mrmlScene.GetNodeByID(swi.GetID()) is not swi:
+        if not self.logic.isInScene(swi):
             self._endSearch(_("The SWI was removed from the scene meanwhile, so the result was dropped."))
             return
         lost = vanishing(self.logic.resultFolder, swi)
         keep = not lost or slicer.util.confirmYesNoDisplay(
             _("{n} findings with your verdict or comment were not found again. Keep them?").format(n=len(lost))
         )
+        phase = phase if self.logic.isInScene(phase) else None
         case = show_result(self.logic.resultFolder, swi, phase, keep_vanishing=keep)
         self._cases[case.node] = case
-        if self._parameterNode.swi is swi:
+        if not self._isEntered:
+            self.review.forget()  # shown when the reader comes back; another module has the views now
+        elif self._parameterNode.swi is swi:
             self.showCase(case)
         found = case.review.record
-        text = _("{n} candidates; searched on {device}.").format(n=len(found.counted), device=found.provenance.device)
+        text = _("{name}: {n} candidates; searched on {device}.").format(
+            name=case.name, n=len(found.counted), device=found.provenance.device
+        )
         if device == "auto" and found.provenance.device.startswith("cpu"):
             text += " " + _("There is no GPU that PyTorch can use.")
         self._endSearch(text)
@@ -501,8 +507,15 @@ class CMBDetectorLogic(ScriptedLoadableModuleLogic):
             return [], str(problem), False
         return list(found.notices), "", False
 
-    def writeRequest(self, swi, phase, device, polarity, force):
-        """Write the images and the request for the worker into a folder of their own; returns the request file."""
+    def isInScene(self, node):
+        """Whether a node is still there."""
+        return node is not None and slicer.mrmlScene.GetNodeByID(node.GetID()) is node
+
+    def writeRequest(self, swi, phase, settings):
+        """Write the images and the request for the worker into a folder of their own; returns the request file.
+
+        `settings` are fields of `CMBDetectorLib.request.Settings`.
+        """
         from CMBDetectorLib.request import DetectionRequest, Settings
         from CMBDetectorLib.scene.volumes import write_for_worker
 
@@ -515,7 +528,7 @@ class CMBDetectorLogic(ScriptedLoadableModuleLogic):
             swi=write_for_worker(swi, folders[0]),
             phase=write_for_worker(phase, folders[1]) if phase else None,
             out=self.resultFolder,
-            settings=Settings(device=device, polarity=polarity, force=force),
+            settings=Settings(**settings),
             with_images=True,
         )
         file = self._folder / "request.json"
@@ -552,7 +565,7 @@ class CMBDetectorTest(ScriptedLoadableModuleTest):
         self.assertEqual(logic.clearPair(), (swi, phase))
         self.assertEqual(logic.check(swi, phase, False)[1], "")
         self.assertIn("same volume", logic.check(swi, swi, False)[1])
-        file = logic.writeRequest(swi, phase, "auto", "auto", False)
+        file = logic.writeRequest(swi, phase, {"device": "cpu"})
         self.assertTrue(file.is_file())
         logic.removeFiles()
         self.assertFalse(file.exists())

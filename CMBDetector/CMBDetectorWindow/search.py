@@ -110,7 +110,7 @@ class Search:
 
     def timeLeft(self):
         """Seconds left, as the share done so far suggests; None while that would be a guess."""
-        if self._endExpected is None or time.monotonic() - self._started < SURE_AFTER_S:
+        if self._cancelled or self._endExpected is None or time.monotonic() - self._started < SURE_AFTER_S:
             return None
         left = self._endExpected - time.monotonic()
         return left if left > 0 else None  # a step takes longer than expected

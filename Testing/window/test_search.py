@@ -129,6 +129,26 @@ def test_a_scene_closed_meanwhile_ends_the_search(running: Any, wait: Any, appli
     assert running.ui.detectButton.enabled
 
 
+def test_a_result_for_another_scan_than_the_one_shown_waits_for_its_reader(
+    panel: Any, wait: Any, case: Any, application: Any
+) -> None:
+    other = case.swi
+    panel.ui.sampleButton.click()
+    sample = panel.ui.swiSelector.currentNode()
+    panel.ui.detectButton.click()
+    panel.ui.swiSelector.setCurrentNode(other)
+    wait(lambda: panel.review.case is not None and panel.review.case.swi is other)
+    application.util.selectModule("Data")
+    wait(lambda: not panel.search.isRunning, 300)
+    assert panel.ui.stageLabel.text.startswith("Sample SWI: ")
+    application.util.selectModule("CMBDetector")
+    wait(lambda: panel.review.case is not None)
+    assert panel.review.case.swi is other and panel.ui.reviewedLabel.text == "0 of 3 reviewed"
+    panel.ui.swiSelector.setCurrentNode(sample)
+    wait(lambda: panel.review.case.swi is sample)
+    assert panel.review.case.review.progress()[1] > 3
+
+
 def test_an_swi_removed_meanwhile_drops_the_result(running: Any, wait: Any, application: Any) -> None:
     application.mrmlScene.RemoveNode(running.ui.swiSelector.currentNode())
     wait(lambda: not running.search.isRunning, 300)
