@@ -119,7 +119,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
         makeLibraryImportable()
-        from CMBDetectorWindow.keys import Keys, legend
+        from CMBDetectorWindow.keys import Keys, guarded, legend
         from CMBDetectorWindow.review_section import ReviewSection
         from CMBDetectorWindow.search import Search
 
@@ -136,9 +136,9 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.offlineLabel.visible = False
         self.ui.forceCheckBox.visible = False
 
-        self.ui.sampleButton.connect("clicked(bool)", self.loadSampleCase)
-        self.ui.detectButton.connect("clicked(bool)", self.detectOrCancel)
-        self.ui.installButton.connect("clicked(bool)", self.install)
+        self.ui.sampleButton.connect("clicked(bool)", guarded(self.loadSampleCase))
+        self.ui.detectButton.connect("clicked(bool)", guarded(self.detectOrCancel))
+        self.ui.installButton.connect("clicked(bool)", guarded(self.install))
         self.ui.offlineButton.connect("clicked(bool)", self.showOfflineAdvice)
         self.ui.legendButton.connect("toggled(bool)", self.showLegend)
 
@@ -311,7 +311,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         }
 
     def loadSampleCase(self, *_unused):
-        with slicer.util.tryWithErrorDisplay(_("The sample case could not be loaded."), waitCursor=True):
+        with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
             swi, phase = self.logic.loadSampleCase()
             with slicer.util.NodeModify(self._parameterNode):
                 self._parameterNode.swi, self._parameterNode.phase = swi, phase
@@ -326,11 +326,10 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def install(self, *_unused):
         from CMBDetectorWindow import installation
 
-        with slicer.util.tryWithErrorDisplay(_("Not everything was installed.")):
-            try:
-                installation.install(installation.missing())
-            finally:
-                self.showWhatIsMissing()
+        try:
+            installation.install(installation.missing())
+        finally:
+            self.showWhatIsMissing()
 
     def showOfflineAdvice(self, *_unused):
         from CMBDetectorWindow import installation
@@ -350,7 +349,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.update()
         if not self.ui.detectButton.enabled:
             return
-        with slicer.util.tryWithErrorDisplay(_("The search could not be started."), waitCursor=True):
+        with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
             self.startSearch(self._parameterNode.swi, self._parameterNode.phase, self._parameterNode.device)
 
     def startSearch(self, swi, phase, device):

@@ -177,6 +177,7 @@ class ReviewSection:
         key = self.table.current
         if self.case is None or key is None:
             return
+        self.comment()  # what was typed and not yet entered
         before = list(self.table.order)
         with self._acting():
             self.case.decide(key, verdict, self._parameters().reader)
@@ -322,23 +323,21 @@ class ReviewSection:
         """Write the table to the path shown."""
         if self.case is None:
             return
-        with slicer.util.tryWithErrorDisplay(_("The table was not saved.")):
-            path = Path(self.ui.exportPathEdit.currentPath)
-            write_review(self.case.review, path)
-            self._told(_("Saved {path}").format(path=path))
+        path = Path(self.ui.exportPathEdit.currentPath)
+        write_review(self.case.review, path)
+        self._told(_("Saved {path}").format(path=path))
 
     def importTable(self, *_unused):
         """Take over the review in the table at the path shown."""
         if self.case is None:
             return
-        with slicer.util.tryWithErrorDisplay(_("The table was not loaded.")):
-            path = Path(self.ui.exportPathEdit.currentPath)
-            with self._acting():
-                restored, added = self.case.restore(read_review(path, to=self.case.review))
-            self._refill()
-            self._showCurrent()
-            text = _("Restored {n} findings, {added} of them new here. Undo takes this back.")
-            self._told(text.format(n=restored, added=added))
+        path = Path(self.ui.exportPathEdit.currentPath)
+        with self._acting():
+            restored, added = self.case.restore(read_review(path, to=self.case.review))
+        self._refill()
+        self._showCurrent()
+        text = _("Restored {n} findings, {added} of them new here. Undo takes this back.")
+        self._told(text.format(n=restored, added=added))
 
     def copySummary(self, *_unused):
         if self.case:

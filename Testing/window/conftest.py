@@ -22,6 +22,14 @@ def application() -> Iterator[Any]:
     yield slicer
 
 
+@pytest.fixture(autouse=True)
+def messages(application: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What Slicer would show in a box and wait for a click."""
+    shown: list[str] = []
+    monkeypatch.setattr(application.util, "errorDisplay", lambda text, **_options: shown.append(text))
+    return shown
+
+
 @pytest.fixture
 def panel(application: Any) -> Iterator[Any]:
     """The module's panel, shown, in an empty scene."""

@@ -322,3 +322,18 @@ def test_a_shown_case_needs_no_hint(panel: Any, case: Any, application: Any) -> 
     assert panel.ui.reviewCollapsibleButton.collapsed and not panel.ui.inputsCollapsibleButton.collapsed
     panel.ui.reviewCollapsibleButton.collapsed = False
     assert panel.ui.reviewHintLabel.visible
+
+
+def test_a_comment_that_was_typed_and_not_entered_is_kept_with_the_verdict(panel: Any, case: Any) -> None:
+    key = panel.review.table.current
+    panel.ui.commentEdit.text = "typical"
+    panel.ui.acceptButton.click()
+    assert case.review[key].comment == "typical" and case.review[key].verdict is Verdict.ACCEPTED
+    assert panel.review.table.current != key and panel.ui.commentEdit.text == ""
+
+
+def test_what_goes_wrong_is_shown_once_and_in_words(panel: Any, case: Any, messages: list[str], tmp_path: Path) -> None:
+    panel.ui.exportPathEdit.currentPath = str(tmp_path / "no such folder" / "table.csv")
+    panel.ui.exportButton.click()
+    assert len(messages) == 1 and "cannot be written" in messages[0]
+    assert panel.ui.exportLabel.text == ""

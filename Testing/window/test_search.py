@@ -84,11 +84,14 @@ def test_cancel_reaches_a_worker_behind_a_launcher(
     assert "Cancelled" in panel.ui.stageLabel.text
 
 
-def test_a_killed_worker_says_what_happened_and_leaves_the_scene(running: Any, wait: Any, application: Any) -> None:
+def test_a_killed_worker_says_what_happened_and_leaves_the_scene(
+    running: Any, wait: Any, application: Any, messages: list[str]
+) -> None:
     before = nodes(application)
     os.kill(running.search.workerProcessId, getattr(signal, "SIGKILL", signal.SIGTERM))
     wait(lambda: not running.search.isRunning)
     assert "ended from outside" in running.ui.stageLabel.text and "memory" in running.ui.stageLabel.text
+    assert messages == [running.ui.stageLabel.text]
     assert running.ui.detectButton.text == "Detect CMBs" and running.ui.detectButton.enabled
     assert nodes(application) == before
 

@@ -59,7 +59,7 @@ class Application(Strict):
         sys.exit(status)
 
     def testingEnabled(self) -> bool:
-        return True
+        return False  # as where Slicer runs a script
 
     def topLevelWidgets(self) -> Any:
         from Testing.window.stand_in.pythonqt import wrap
