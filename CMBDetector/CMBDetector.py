@@ -32,7 +32,7 @@ class CMBDetector(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("CMB Detector")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Neuroimaging")]
-        parent.dependencies = []
+        parent.dependencies = ["Markups", "Segmentations", "SubjectHierarchy", "Terminologies", "Volumes"]
         parent.contributors = ["The CMBDetector contributors"]
         parent.helpText = _(
             "Finds candidate cerebral microbleeds in a susceptibility-weighted image and its phase. "

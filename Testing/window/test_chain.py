@@ -48,12 +48,13 @@ def test_a_newcomer_goes_from_the_sample_case_to_a_table_with_keys_alone(
     assert {row["region"] for row in rows} == {"lobar", "deep", "infratentorial"}
 
 
-def test_the_sample_case_is_listed_in_sample_data(application: Any) -> None:
+def test_the_sample_case_can_be_had_from_sample_data(panel: Any, wait: Any) -> None:
     import SampleData
 
-    listed = SampleData.SampleDataLogic
-    names = str(getattr(listed, "sources", None) or application.modules.sampleDataSources["CMBDetector"])
-    assert "CMBDetectorSample" in names
+    assert SampleData.downloadSample("CMBDetectorSample").GetName() == "Sample SWI"
+    wait(lambda: panel.ui.phaseSelector.currentNode() is not None)
+    assert panel.ui.swiSelector.currentNode().GetName() == "Sample SWI"
+    assert panel.ui.phaseSelector.currentNode().GetName() == "Sample phase"
 
 
 def test_the_modules_own_test_passes_as_from_reload_and_test(panel: Any) -> None:

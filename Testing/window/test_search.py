@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 
 
 def is_alive(process_id: int) -> bool:
+    if sys.platform == "win32":  # there, asking by a signal would end it
+        asked = ["tasklist", "/FI", f"PID eq {process_id}", "/FO", "CSV", "/NH"]
+        return f'"{process_id}"' in subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     try:
         os.kill(process_id, 0)
     except OSError:

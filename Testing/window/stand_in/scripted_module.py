@@ -97,6 +97,11 @@ class SampleDataLogic:
         SampleDataLogic.sources.append(dict(locals()))
 
 
+def downloadSample(name: str) -> Any:
+    source = next(source for source in SampleDataLogic.sources if source["sampleName"] == name)
+    return source["customDownloader"](source)[0]
+
+
 def pip_ensure(requirements: Any, **_options: Any) -> None:
     """Refuse to install what is not there: nothing is downloaded from a test."""
     for requirement in requirements:
@@ -126,4 +131,4 @@ def install() -> None:
     module("slicer.parameterNodeWrapper", parameterNodeWrapper=parameter_node.parameterNodeWrapper,
            Choice=parameter_node.Choice, Default=parameter_node.Default,
            WithinRange=parameter_node.WithinRange)  # fmt: skip
-    module("SampleData", SampleDataLogic=SampleDataLogic)
+    module("SampleData", SampleDataLogic=SampleDataLogic, downloadSample=downloadSample)
