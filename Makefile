@@ -1,5 +1,6 @@
 # make demo     search the simulated sample scan          make check    style and types
 # make test     all tests (PYTEST="-k volume" for some)   make bench    time and memory, into docs/performance.md
+# make screenshots     the panel and its slice views, into build/screenshots and docs/images
 #
 # make demo PYTHON=python3.12     another Python (3.10 to 3.13); VENV=folder keeps its environment apart
 # make demo TORCH_INDEX=          take torch from your usual package index and nowhere else
@@ -18,7 +19,7 @@ endif
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench screenshots clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m CMBDetectorLib detect --swi $(SAMPLE)/swi.nii.gz --phase $(SAMPLE)/phase.nii.gz \
@@ -36,6 +37,11 @@ check: $(VENV)/.ready-to-test
 
 bench: $(VENV)/.ready
 	$(BIN)/python Testing/benchmark.py $(SAMPLE)
+
+screenshots: $(VENV)/.ready-to-test
+	@.ci/system-libraries
+	$(BIN)/python -m Testing.window.screenshots build/screenshots
+	cp build/screenshots/window.png build/screenshots/detecting.png docs/images/
 
 clean:
 	rm -rf "$(VENV)" demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

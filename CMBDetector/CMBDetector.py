@@ -1,16 +1,28 @@
-"""The Slicer module. For now it writes the command line for a scan; the search runs in a terminal."""
+"""The Slicer module: choose SWI and phase, detect microbleeds, review them, export.
 
+Thin: the sections of the panel are in ``CMBDetectorWindow``, the search and the review in ``CMBDetectorLib``.
+"""
+
+import shutil
+import sys
+import tempfile
 from pathlib import Path
+from typing import Annotated
 
+import qt
 import slicer
+import vtk
+from slicer import vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
 
 
 class CMBDetector(ScriptedLoadableModule):
@@ -20,7 +32,7 @@ class CMBDetector(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("CMB Detector")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Neuroimaging")]
-        parent.dependencies = []
+        parent.dependencies = ["Markups", "Segmentations", "SubjectHierarchy", "Terminologies", "Volumes"]
         parent.contributors = ["The CMBDetector contributors"]
         parent.helpText = _(
             "Finds candidate cerebral microbleeds in a susceptibility-weighted image and its phase. "
@@ -30,91 +42,529 @@ class CMBDetector(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "An independent implementation of the method of Kim et al. (arXiv 2306.13020), not by its authors."
         )
+        makeLibraryImportable()
+        slicer.app.connect("startupCompleted()", registerAtStartup)
 
 
-class CMBDetectorWidget(ScriptedLoadableModuleWidget):
-    """Chooses the images and shows the command."""
+def libraryPath():
+    """Folder that holds CMBDetectorLib: beside this file when installed, one above in a source tree."""
+    here = Path(__file__).resolve().parent
+    return here if (here / "CMBDetectorLib").is_dir() else here.parent
+
+
+def makeLibraryImportable():
+    """Let Python find CMBDetectorLib."""
+    if str(libraryPath()) not in sys.path:
+        sys.path.append(str(libraryPath()))
+
+
+def registerAtStartup():
+    """Tell Slicer of the sample case, and of the layout that a saved scene may want before the panel is opened."""
+    from CMBDetectorWindow.views import registerLayout
+
+    registerSampleData()
+    registerLayout()
+
+
+def registerSampleData():
+    """List the bundled case in the module Sample Data."""
+    import SampleData
+
+    files = CMBDetectorLogic().sampleFiles()
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="CMBDetector",
+        sampleName="CMBDetectorSample",
+        thumbnailFileName=str(Path(__file__).resolve().parent / "Resources" / "Icons" / "CMBDetector.png"),
+        uris=[file.as_uri() for file in files],
+        fileNames=[file.name for file in files],
+        nodeNames=list(CMBDetectorLogic.SAMPLE_NAMES),
+        customDownloader=lambda _source: list(CMBDetectorLogic().loadSampleCase()),
+    )
+
+
+@parameterNodeWrapper
+class CMBDetectorParameterNode:
+    """What the panel remembers in the scene; the reviews are kept apart, one per case.
+
+    ``swi`` and ``phase`` are the images to search; ``force`` searches a doubtful scan all the same; ``device`` and
+    ``polarity`` as in `CMBDetectorLib.request.Settings`; ``zoomMm`` is the width of the slice views at a finding.
+    """
+
+    swi: vtkMRMLScalarVolumeNode
+    phase: vtkMRMLScalarVolumeNode
+    force: bool = False
+    device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
+    polarity: Annotated[str, Choice(["auto", "bright", "dark"])] = "auto"
+    reader: str = ""
+    zoomMm: Annotated[int, WithinRange(20, 250)] = 80
+    slabMm: Annotated[int, WithinRange(2, 30)] = 10
+    subRegions: bool = False
+
+
+class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Follows the scene and the parameter node, and runs a search; a `ReviewSection` does the rest."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = self.review = self.keys = self.search = None
+        self._parameterNode = self._guiTag = None
+        self._checked = None  # what was checked last, so that nothing is checked twice
+        self._problem = ""  # why these images cannot be searched
+        self._request = None  # what the running search was asked
+        self._isEntered = False
+        self._stage = ""
+        self._cases = {}  # each remembers what can be undone
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
+        makeLibraryImportable()
+        from CMBDetectorWindow.keys import Keys, guarded, legend
+        from CMBDetectorWindow.review_section import ReviewSection
+        from CMBDetectorWindow.search import Search
+
         panel = slicer.util.loadUI(self.resourcePath("UI/CMBDetector.ui"))
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
-        self.logic = CMBDetectorLogic()
-        self.ui.swiSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.showCommand)
-        self.ui.phaseSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.showCommand)
-        self.ui.copyButton.connect("clicked(bool)", self.copyCommand)
         panel.setMRMLScene(slicer.mrmlScene)
-        self.showCommand()
+        self.logic = CMBDetectorLogic()
+        self.search = Search(self.showProgress, self.showOutcome)
+        self.review = ReviewSection(self.ui, lambda: self._parameterNode)
+        self.keys = Keys(self._keyActions())
+        self.ui.legendLabel.text = legend()
+        self.ui.progressBar.visible = self.ui.stageLabel.visible = False
+        self.ui.offlineLabel.visible = False
+        self.ui.forceCheckBox.visible = False
+
+        self.ui.sampleButton.connect("clicked(bool)", guarded(self.loadSampleCase))
+        self.ui.detectButton.connect("clicked(bool)", guarded(self.detectOrCancel))
+        self.ui.installButton.connect("clicked(bool)", guarded(self.install))
+        self.ui.offlineButton.connect("clicked(bool)", self.showOfflineAdvice)
+        self.ui.legendButton.connect("toggled(bool)", self.showLegend)
+
+        # What Slicer tells while a scene loads or a node is being made waits until that is done.
+        self._later = qt.QTimer()
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.connect("timeout()", self.update)
+        self._clock = qt.QTimer()
+        self._clock.setInterval(500)
+        self._clock.connect("timeout()", self.showTimeLeft)
+
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodesChanged)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodesChanged)
+        self.showCase(None)
+        self.useParameterNode()
+
+    def cleanup(self):
+        self._isEntered = False
+        self.keys.deactivate()
+        self.search.abandon()
+        self.logic.removeFiles()
+        self._later.stop()
+        self._clock.stop()
+        self.review.forget()
+        self.removeObservers()
 
     def enter(self):
-        # A volume may have been saved to a file since.
-        self.showCommand()
+        self._isEntered = True
+        self.useParameterNode()
+        self.keys.activate()
+        self._later.start()
 
-    def showCommand(self, *_unused):
-        swi, phase = self.ui.swiSelector.currentNode(), self.ui.phaseSelector.currentNode()
-        problem = self.logic.problem(swi, phase)
-        self.ui.commandText.plainText = problem or self.logic.command(swi, phase)
-        self.ui.copyButton.enabled = not problem
-        self.ui.copyButton.toolTip = problem or _("Copy the command to the clipboard")
+    def exit(self):
+        self._isEntered = False
+        self.keys.deactivate()
 
-    def copyCommand(self, *_unused):
-        self.ui.commandText.selectAll()
-        self.ui.commandText.copy()
+    def onReload(self):
+        """Also load anew what is behind the panel."""
+        for name in [name for name in sys.modules if name.split(".")[0] == "CMBDetectorWindow"]:
+            del sys.modules[name]
+        wasEntered = self._isEntered
+        ScriptedLoadableModuleWidget.onReload(self)
+        if wasEntered:  # Slicer enters a module when it is chosen, not when it is loaded anew
+            slicer.modules.cmbdetector.widgetRepresentation().self().enter()
+
+    # The scene
+
+    def onSceneStartClose(self, *_unused):
+        self.search.abandon()
+        self.logic.removeFiles()
+        self._endSearch("")
+        self.review.forget()
+        self.showCase(None)
+        self._cases = {}
+        self._checked = None
+
+    def onSceneEndClose(self, *_unused):
+        self.useParameterNode()
+
+    def onSceneEndImport(self, *_unused):
+        self.useParameterNode()
+        self._parameterNode.Modified()  # what it refers to was not there yet when it was read
+        self._later.start()
+
+    def onNodesChanged(self, *_unused):
+        if self._isEntered:
+            self._later.start()
+
+    def useParameterNode(self):
+        """Connect the panel with the parameter node of the scene."""
+        node = self.logic.getParameterNode()
+        if self._parameterNode is not None and self._parameterNode.parameterNode is node:
+            return
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+        self.removeObservers(self.onParametersChanged)
+        self._parameterNode = CMBDetectorParameterNode(node)
+        self._guiTag = self._parameterNode.connectGui(self.ui)
+        self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self._later.start()
+
+    def onParametersChanged(self, *_unused):
+        self._later.start()
+
+    # What is chosen
+
+    def update(self):
+        """Bring the panel up to date with the scene and the parameters."""
+        from CMBDetectorLib.scene.case import case_of, cases
+
+        if not self._isEntered or self._parameterNode is None or slicer.mrmlScene.IsClosing():
+            return
+        parameters = self._parameterNode
+        if parameters.swi is None:
+            known = cases(slicer.mrmlScene)
+            with slicer.util.NodeModify(parameters):
+                if len(known) == 1:
+                    parameters.swi, parameters.phase = known[0].swi, known[0].phase
+                else:
+                    parameters.swi, parameters.phase = self.logic.clearPair()
+        case = case_of(parameters.swi) if parameters.swi else None
+        case = self._cases.setdefault(case.node, case) if case else None
+        shown = self.review.case
+        if (case.node if case else None) is not (shown.node if shown else None):
+            self.showCase(case)
+        self.review.settingsChanged()
+        self.checkInputs()
+
+    def showCase(self, case):
+        """Show a case for review, with room for its table."""
+        if case is not self.review.case:
+            self.review.show(case)
+        self.ui.inputsCollapsibleButton.collapsed = case is not None
+        self.ui.detectCollapsibleButton.collapsed = case is not None and not self.search.isRunning
+        self.ui.reviewCollapsibleButton.collapsed = case is None
+        self.ui.exportCollapsibleButton.collapsed = case is None
+        if case is not None:
+            self.ui.reviewTable.setFocus()
+
+    def checkInputs(self):
+        """Say what preflight finds in the chosen images, and whether they can be searched."""
+        parameters = self._parameterNode
+        key = self.logic.state(parameters.swi, parameters.phase, parameters.force)
+        if key != self._checked:
+            self._checked = key
+            notices, self._problem, isDoubtful = self.logic.check(parameters.swi, parameters.phase, parameters.force)
+            self.ui.checkLabel.text = "\n".join([*filter(None, [self._problem]), *notices])
+            self.ui.checkLabel.visible = bool(self.ui.checkLabel.text)
+            self.ui.forceCheckBox.visible = isDoubtful or parameters.force
+        self.showWhatIsMissing()
+
+    def showWhatIsMissing(self):
+        from CMBDetectorWindow import installation
+
+        names = installation.missing()
+        self.ui.installLabel.text = installation.explanation(names)
+        for widget in (self.ui.installLabel, self.ui.installButton, self.ui.offlineButton):
+            widget.visible = bool(names)
+        self.ui.offlineLabel.visible = bool(names) and bool(self.ui.offlineLabel.text)
+        problem = self.ui.installLabel.text or self._problem
+        running = self.search.isRunning
+        self.ui.detectButton.text = _("Cancel") if running else _("Detect CMBs")
+        self.ui.detectButton.enabled = running or not problem
+        self.ui.detectButton.toolTip = (
+            _("Stop the search") if running else problem or _("Search the SWI for microbleeds")
+        )
+
+    # Actions
+
+    def _keyActions(self):
+        review = self.review
+        return {
+            "next": review.next,
+            "previous": review.previous,
+            "accept": review.accept,
+            "reject": review.reject,
+            "undecided": review.setUndecided,
+            "undo": review.undo,
+            "hide_markers": review.toggleMarkers,
+            "minip": review.toggleMinip,
+            "swap": review.swap,
+            "load_sample": self.loadSampleCase,
+            "detect": self.detectOrCancel,
+            "export": review.export,
+        }
+
+    def loadSampleCase(self, *_unused):
+        with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
+            swi, phase = self.logic.loadSampleCase()
+            with slicer.util.NodeModify(self._parameterNode):
+                self._parameterNode.swi, self._parameterNode.phase = swi, phase
+            if self.review.case is None:
+                slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(swi.GetID())
+                slicer.app.applicationLogic().PropagateVolumeSelection()
+            self.update()
+
+    def showLegend(self, shown):
+        self.ui.legendLabel.visible = shown
+
+    def install(self, *_unused):
+        from CMBDetectorWindow import installation
+
+        try:
+            installation.install(installation.missing())
+        finally:
+            self.showWhatIsMissing()
+
+    def showOfflineAdvice(self, *_unused):
+        from CMBDetectorWindow import installation
+
+        self.ui.offlineLabel.text = (
+            "" if self.ui.offlineLabel.text else installation.offlineAdvice(installation.missing())
+        )
+        self.ui.offlineLabel.visible = bool(self.ui.offlineLabel.text)
+
+    def detectOrCancel(self, *_unused):
+        """Start a search, or stop the one that runs."""
+        if self.search.isRunning:
+            self.search.cancel()
+            self._stage = _("Stopping")
+            self.showTimeLeft()
+            return
+        self.update()
+        if not self.ui.detectButton.enabled:
+            return
+        with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
+            self.startSearch(self._parameterNode.swi, self._parameterNode.phase, self._parameterNode.device)
+
+    def startSearch(self, swi, phase, device):
+        self._request = (swi, phase, device)
+        settings = {"device": device, "polarity": self._parameterNode.polarity, "force": self._parameterNode.force}
+        file = self.logic.writeRequest(swi, phase, settings)
+        self.search.start(libraryPath(), file)
+        self.ui.detectCollapsibleButton.collapsed = False
+        self.ui.progressBar.visible = True
+        self.showProgress(0.0, _("Starting"))
+        self._clock.start()
+        self.showWhatIsMissing()
+
+    def showProgress(self, fraction, message):
+        self.ui.progressBar.value = round(1000 * fraction)
+        self._stage = message
+        self.showTimeLeft()
+
+    def showTimeLeft(self):
+        seconds = self.search.timeLeft()
+        text = self._stage
+        if seconds is not None:
+            text = _("{stage}, about {seconds} s left").format(stage=text, seconds=max(1, round(seconds)))
+        self.ui.stageLabel.text = text
+        self.ui.stageLabel.visible = True
+
+    def showOutcome(self, outcome):
+        """Bring a result into the scene, or say why there is none."""
+        from CMBDetectorLib.errors import DeviceMemoryError
+
+        swi, phase, device = self._request
+        if outcome.kind == "error" and outcome.exitCode == DeviceMemoryError.exit_code and device == "auto":
+            self._endSearch("")
+            with slicer.util.tryWithErrorDisplay(_("The search could not be started."), waitCursor=True):
+                self.startSearch(swi, phase, "cpu")
+                self.showProgress(0.0, _("The memory of the GPU does not suffice; searching on the CPU"))
+            return
+        self._endSearch(outcome.message)
+        if outcome.kind == "result":
+            with slicer.util.tryWithErrorDisplay(_("The result could not be shown."), waitCursor=True):
+                self.showResult(swi, phase, device)
+        elif outcome.kind != "cancelled":
+            slicer.util.errorDisplay(outcome.message, detailedText=outcome.details)
+        self.logic.removeFiles()
+
+    def showResult(self, swi, phase, device):
+        from CMBDetectorLib.scene.case import show_result, vanishing
+
+        if not self.logic.isInScene(swi):
+            self._endSearch(_("The SWI was removed from the scene meanwhile, so the result was dropped."))
+            return
+        lost = vanishing(self.logic.resultFolder, swi)
+        keep = not lost or slicer.util.confirmYesNoDisplay(
+            _("{n} findings with your verdict or comment were not found again. Keep them?").format(n=len(lost))
+        )
+        phase = phase if self.logic.isInScene(phase) else None
+        case = show_result(self.logic.resultFolder, swi, phase, keep_vanishing=keep)
+        self._cases[case.node] = case
+        if not self._isEntered:
+            self.review.forget()  # shown when the reader comes back; another module has the views now
+        elif self._parameterNode.swi is swi:
+            self.showCase(case)
+        found = case.review.record
+        text = _("{name}: {n} candidates; searched on {device}.").format(
+            name=case.name, n=len(found.counted), device=found.provenance.device
+        )
+        if device == "auto" and found.provenance.device.startswith("cpu"):
+            text += " " + _("There is no GPU that PyTorch can use.")
+        self._endSearch(text)
+        self.review.say(text)
+
+    def _endSearch(self, text):
+        self._clock.stop()
+        self.ui.progressBar.visible = False
+        self.ui.stageLabel.text = text
+        self.ui.stageLabel.visible = bool(text)
+        self.showWhatIsMissing()
 
 
 class CMBDetectorLogic(ScriptedLoadableModuleLogic):
-    """Knows the files behind the chosen volumes and where the library lies."""
+    """What the panel does with volumes and files; knows no widget."""
 
-    def libraryPath(self):
-        """Folder that holds CMBDetectorLib: beside this file when installed, one above in a source tree."""
-        here = Path(__file__).resolve().parent
-        return here if (here / "CMBDetectorLib").is_dir() else here.parent
+    SAMPLE_NAMES = ("Sample SWI", "Sample phase")
 
-    def problem(self, swi, phase):
-        """Why there is no command for these volumes, in a sentence that says what to do; empty when there is one."""
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self._folder = None
+
+    def sampleFiles(self):
+        """SWI and phase of the bundled case."""
+        from CMBDetectorLib.resources import resources_dir
+
+        swi = sorted((resources_dir() / "SampleData").glob("*/swi.nii.gz"))[0]
+        return swi, swi.with_name("phase.nii.gz")
+
+    def loadSampleCase(self):
+        """Load the bundled case; what is loaded already is taken. Returns SWI and phase."""
+        volumes = []
+        for name, file in zip(self.SAMPLE_NAMES, self.sampleFiles(), strict=True):
+            node = slicer.mrmlScene.GetFirstNode(name, "vtkMRMLScalarVolumeNode")
+            if node is None:
+                node = slicer.modules.volumes.logic().AddArchetypeVolume(str(file), name)
+            if node is None:
+                raise RuntimeError(_("{file} cannot be read. Install CMBDetector again.").format(file=file))
+            volumes.append(node)
+        return tuple(volumes)
+
+    def clearPair(self):
+        """Choose SWI and phase where names and DICOM tags leave no doubt; None where they do."""
+        from CMBDetectorLib.scene.volumes import acquisition_of
+        from CMBDetectorWindow.choice import clearPair
+
+        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        nodes = [n for n in nodes if n.GetClassName() == "vtkMRMLScalarVolumeNode" and not n.GetHideFromEditors()]
+        return clearPair([(node, node.GetName(), acquisition_of(node)) for node in nodes])
+
+    def state(self, swi, phase, force):
+        """Something that differs when the images to check do."""
+        volumes = [volume for volume in (swi, phase) if volume]
+        return (
+            force,
+            swi is None,
+            *(
+                (v.GetID(), v.GetName(), v.GetTransformNodeID(), v.GetImageData() and v.GetImageData().GetMTime())
+                for v in volumes
+            ),
+        )
+
+    def check(self, swi, phase, force):
+        """Check the images as the search will.
+
+        Returns
+        -------
+        list of str
+            What is worth telling.
+        str
+            Why they cannot be searched, and what to do; empty when they can.
+        bool
+            Whether they are only doubtful.
+        """
+        from CMBDetectorLib.errors import CMBDetectorError, DoubtfulInputError
+        from CMBDetectorLib.preflight import check
+        from CMBDetectorLib.scene.volumes import to_volume
+
         if swi is None:
-            return _("Choose the SWI volume.")
+            return [], _("Choose the SWI, or load the sample case."), False
         if swi is phase:
-            return _("SWI and phase are the same volume; choose another phase or none.")
-        for volume in filter(None, (swi, phase)):
-            if not self.file(volume):
-                return _("Save {name} to a file first; the command reads files.").format(name=volume.GetName())
-        return ""
+            return [], _("SWI and phase are the same volume; choose another phase or none."), False
+        try:
+            found = check(to_volume(swi), to_volume(phase) if phase else None, force=force)
+        except DoubtfulInputError as problem:
+            return [], problem.doubt, True
+        except CMBDetectorError as problem:
+            return [], str(problem), False
+        return list(found.notices), "", False
 
-    def command(self, swi, phase):
-        """The command line that searches this scan and writes a folder beside the SWI file."""
-        swiFile = self.file(swi)
-        arguments = ["--swi", swiFile]
-        if phase:
-            arguments += ["--phase", self.file(phase)]
-        arguments += ["--out", str(Path(swiFile).parent / "microbleeds"), "--with-images"]
-        return " ".join(["cmb-detector detect", *(a if a.startswith("--") else f'"{a}"' for a in arguments)])
+    def isInScene(self, node):
+        """Whether a node is still there."""
+        return node is not None and slicer.mrmlScene.GetNodeByID(node.GetID()) is node
 
-    def file(self, volume):
-        """File that holds a volume; empty when it has none."""
-        storage = volume.GetStorageNode()
-        return (storage.GetFullNameFromFileName() or "") if storage and storage.GetFileName() else ""
+    def writeRequest(self, swi, phase, settings):
+        """Write the images and the request for the worker into a folder of their own; returns the request file.
+
+        `settings` are fields of `CMBDetectorLib.request.Settings`.
+        """
+        from CMBDetectorLib.request import DetectionRequest, Settings
+        from CMBDetectorLib.scene.volumes import write_for_worker
+
+        self.removeFiles()
+        self._folder = Path(tempfile.mkdtemp(prefix="CMBDetector-"))
+        folders = [self._folder / name for name in ("swi", "phase")]
+        for folder in folders:
+            folder.mkdir()
+        request = DetectionRequest(
+            swi=write_for_worker(swi, folders[0]),
+            phase=write_for_worker(phase, folders[1]) if phase else None,
+            out=self.resultFolder,
+            settings=Settings(**settings),
+            with_images=True,
+        )
+        file = self._folder / "request.json"
+        file.write_text(request.to_json(), encoding="utf-8")
+        return file
+
+    @property
+    def resultFolder(self):
+        """Where the worker writes."""
+        return self._folder / "result"
+
+    def removeFiles(self):
+        """Remove what was written for the worker, images of a patient among it."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
 
 class CMBDetectorTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer; `Testing/run_in_slicer.py` runs the whole suite there."""
+    """Runs from Slicer's Reload and Test; `Testing/run_in_slicer.py` runs the whole suite."""
 
     def runTest(self):
         self.setUp()
-        self.test_command_names_the_files_of_the_chosen_volumes()
+        self.test_sample_case_passes_the_checks()
 
     def setUp(self):
         slicer.mrmlScene.Clear()
 
-    def test_command_names_the_files_of_the_chosen_volumes(self):
+    def test_sample_case_passes_the_checks(self):
         logic = CMBDetectorLogic()
-        self.assertTrue((logic.libraryPath() / "CMBDetectorLib" / "__init__.py").is_file())
-        self.assertTrue(logic.problem(None, None))
-        swi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "SWI")
-        self.assertIn("SWI", logic.problem(swi, None))
-        swi.AddDefaultStorageNode()
-        swi.GetStorageNode().SetFileName("/scans/swi.nii.gz")
-        self.assertEqual(logic.problem(swi, None), "")
-        self.assertIn('--swi "/scans/swi.nii.gz"', logic.command(swi, None))
-        self.assertNotIn("--phase", logic.command(swi, None))
+        self.assertTrue((libraryPath() / "CMBDetectorLib" / "__init__.py").is_file())
+        self.assertTrue(logic.check(None, None, False)[1])
+        swi, phase = logic.loadSampleCase()
+        self.assertEqual(logic.clearPair(), (swi, phase))
+        self.assertEqual(logic.check(swi, phase, False)[1], "")
+        self.assertIn("same volume", logic.check(swi, swi, False)[1])
+        file = logic.writeRequest(swi, phase, {"device": "cpu"})
+        self.assertTrue(file.is_file())
+        logic.removeFiles()
+        self.assertFalse(file.exists())

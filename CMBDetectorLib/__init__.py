@@ -2,10 +2,11 @@
 
 The way through the library, one file per step::
 
-    volume -> preflight -> phase, preprocessing -> localize, detect -> evidence -> candidate -> pipeline -> report
+    volume -> preflight -> phase, preprocessing -> segment, detect -> localize, evidence -> candidate -> pipeline
+        -> report -> review -> scene
 
 ``python -m CMBDetectorLib`` is the command line, ``python -m CMBDetectorLib.worker`` the child process that a
-window drives. Nothing here imports Qt, Slicer or VTK.
+window drives. Nothing here imports Qt; only `scene` knows Slicer and VTK.
 """
 
 __version__ = "0.1.0"

@@ -105,11 +105,12 @@ def simulate(options: argparse.Namespace) -> None:
 
 def implant(options: argparse.Namespace) -> None:
     """Put known microbleeds into a scan that has none and write it as a case for `evaluate`."""
-    from CMBDetectorLib.localize import locate, segment
+    from CMBDetectorLib.localize import locate
     from CMBDetectorLib.models import load_model
     from CMBDetectorLib.phase import prepare
     from CMBDetectorLib.preflight import check
     from CMBDetectorLib.report.write import check_folder
+    from CMBDetectorLib.segment import segment
     from CMBDetectorLib.simulation.case import write_case
     from CMBDetectorLib.simulation.implant import echo_and_field, implanted_case
     from CMBDetectorLib.volume import read_volume

@@ -19,6 +19,14 @@ class InputError(CMBDetectorError):
     exit_code = 2
 
 
+class DoubtfulInputError(InputError):
+    """The images could be searched, but the result would be doubtful; `doubt` says why, in one sentence."""
+
+    def __init__(self, doubt: str) -> None:
+        super().__init__(f"{doubt} To search it all the same, use --force.")
+        self.doubt = doubt
+
+
 class ModelError(CMBDetectorError):
     """A bundled network is missing, damaged, or not the one its manifest describes."""
 
@@ -35,6 +43,12 @@ class OutOfMemoryError(CMBDetectorError):
     """The machine has too little memory for this scan."""
 
     exit_code = 5
+
+
+class DeviceMemoryError(OutOfMemoryError):
+    """The GPU has too little memory for this scan; the CPU may do."""
+
+    exit_code = 6
 
 
 class Cancelled(CMBDetectorError):

@@ -1,8 +1,8 @@
 """Phase images as scanners store them, made into one kind: radians, high-pass filtered, paramagnetic positive.
 
-Scanners differ in the numbers they store, in whether they filter, and in the sign. `to_radians` reads the numbers,
-`high_pass` filters (once more, where it was done already), `measure_polarity` finds the sign on the veins, and
-`prepare` does all that is needed before `preprocessing.detector_input`.
+Scanners differ in the numbers they store, in whether they filter, and in the sign. `phase_range.to_radians` reads the
+numbers, `high_pass` filters (once more, where it was done already), `measure_polarity` finds the sign on the veins,
+and `prepare` does all that is needed before `preprocessing.detector_input`.
 
 Sign convention, "canonical": the inside of a paramagnetic cylinder along B0 and the poles of a paramagnetic sphere
 are positive, the equator of the sphere is negative.
@@ -18,7 +18,6 @@ import torch
 from scipy import fft, ndimage
 from skimage.measure import block_reduce
 
-from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.preprocessing import brain_box, crop, local_mean, on_grid
 from CMBDetectorLib.volume import Volume, closest_axes
 
@@ -47,84 +46,6 @@ class PreparedPhase:
     volume: Volume
     polarity: str
     notice: str
-
-
-def to_radians(phase: Volume) -> tuple[Volume, str]:
-    """Phase in rad, from whatever numbers the scanner stored.
-
-    Returns
-    -------
-    Volume
-        float32, within [-pi, pi].
-    str
-        What was assumed, in a sentence.
-
-    Raises
-    ------
-    InputError
-        The image is constant or its range is none that scanners use for phase.
-    """
-    values = np.asarray(phase.array, dtype=np.float32)
-    finite = np.isfinite(values)
-    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
-    found = f"The phase of {phase.source or 'this image'} runs from {low:.6g} to {high:.6g}"
-    if low == high:
-        raise InputError(f"{found}: it is constant. Choose the phase image that belongs to the SWI.")
-    known = known_scale(low, high, whole=bool(np.all(values[finite][:: max(1, finite.sum() // 100_000)] % 1 == 0)))
-    if known is None:
-        raise InputError(
-            f"{found}, which is no range known for phase. Give wrapped phase in radians, degrees, or the scanner's "
-            "integers (such as 0 to 4095)."
-        )
-    zero, pi, name = known
-    radians = (np.where(finite, values, np.float32(zero)) - np.float32(zero)) * np.float32(np.pi / pi)
-    if np.abs(radians).max() > np.pi:
-        radians = (radians + np.pi) % (2 * np.pi) - np.pi
-    return phase.with_array(radians.astype(np.float32)), f"{found}; it was read as {name}."
-
-
-def known_scale(low: float, high: float, whole: bool) -> tuple[float, float, str] | None:
-    """Value that means 0 rad, step that means pi, and a name; None when the range is not known."""
-    peak = max(-low, high)
-    symmetric = low < 0 and min(-low, high) > 0.98 * peak
-    if whole and peak > 7:
-        return _integer_scale(low, high, peak)
-    if low >= 0 and 1.02 * np.pi < high <= 1.01 * 2 * np.pi:
-        return np.pi, np.pi, "radians from 0 to 2 pi"
-    if low >= 0 and 350 < high <= 361:
-        return 180.0, 180.0, "degrees from 0 to 360"
-    if symmetric and 175 < peak <= 181:
-        return 0.0, 180.0, "degrees from -180 to 180"
-    if symmetric and 3110 < peak <= 3160:
-        return 0.0, 1000 * np.pi, "thousandths of a radian"
-    if symmetric and abs(peak - 1) < 1e-3:
-        return 0.0, peak, "-1 to 1 for -pi to pi"
-    if low >= 0 and 0.99 < high <= 1.0:
-        return 0.5, 0.5, "0 to 1 for -pi to pi"
-    if low < 0 and 0.2 < peak <= 1.01 * np.pi:
-        return 0.0, np.pi, "radians"
-    if symmetric and peak < 0.2:
-        return 0.0, peak, "a scaled copy of -pi to pi"
-    power = 2.0 ** np.ceil(np.log2(peak))
-    if peak > 64 and min(abs(peak - power), abs(peak - power + 1)) < 0.002 * power:  # integers, interpolated
-        return _integer_scale(low, high, peak)
-    return None
-
-
-def _integer_scale(low: float, high: float, peak: float) -> tuple[float, float, str] | None:
-    """Scale of whole numbers: the next power of two is the range."""
-    if low < 0 and 3130 < peak <= 3150:
-        return 0.0, 1000 * np.pi, "thousandths of a radian"
-    if low < 0 and 178 <= peak <= 180:
-        return 0.0, 180.0, "degrees from -180 to 180"
-    if low >= 0 and 358 <= high <= 360:
-        return 180.0, 180.0, "degrees from 0 to 360"
-    power = 2.0 ** np.ceil(np.log2(peak))
-    if not 128 <= power <= 2**16:
-        return None
-    if low < 0:
-        return 0.0, power, f"{-power:.0f} to {power:.0f} for -pi to pi"
-    return power / 2, power / 2, f"0 to {power:.0f} for -pi to pi"
 
 
 def high_pass(phase_rad: npt.NDArray, weight: npt.NDArray, ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray:
@@ -222,7 +143,7 @@ def prepare(phase: Volume, swi: Volume, brain: Volume, polarity: str = "auto") -
     Parameters
     ----------
     phase : Volume
-        rad (`to_radians`), wrapped or filtered.
+        rad (`phase_range.to_radians`), wrapped or filtered.
     swi, brain : Volume
         On the grid of `phase`; `brain` is a bool mask.
     polarity : str

@@ -17,13 +17,14 @@ from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.detect import Detection, detect
 from CMBDetectorLib.errors import InputError, ModelError
 from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
-from CMBDetectorLib.localize import Segmentation, locate, segment
+from CMBDetectorLib.localize import Segmentation, locate
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.phase import PreparedPhase, prepare
 from CMBDetectorLib.preflight import check
 from CMBDetectorLib.preprocessing import detector_input
 from CMBDetectorLib.request import FLOOR, DetectionRequest, Settings
 from CMBDetectorLib.result import InputFile, Provenance, Result, number
+from CMBDetectorLib.segment import segment
 from CMBDetectorLib.stages import STAGES
 from CMBDetectorLib.volume import Volume, read_volume
 

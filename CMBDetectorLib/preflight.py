@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.segmentation import clear_border
 
-from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.errors import DoubtfulInputError, InputError
+from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.volume import Volume
 
 SPACING_MM = (0.05, 20.0)  # what any head scan has
@@ -73,7 +73,7 @@ def check(swi: Volume, phase: Volume | None, *, force: bool = False) -> Prefligh
     swi : Volume
         Susceptibility-weighted image, any grid and scale.
     phase : Volume or None
-        Phase image of the same scan, in any range that `CMBDetectorLib.phase.to_radians` knows.
+        Phase image of the same scan, in any range that `CMBDetectorLib.phase_range.to_radians` knows.
     force : bool
         Search a doubtful image all the same; the doubts become notices.
 
@@ -81,6 +81,8 @@ def check(swi: Volume, phase: Volume | None, *, force: bool = False) -> Prefligh
     ------
     InputError
         An image cannot be used; the message says which, why, and what to do.
+    DoubtfulInputError
+        An image is doubtful and `force` is not set.
     """
     swi, notices = _usable(swi, "the SWI")
     if phase is not None:
@@ -89,15 +91,13 @@ def check(swi: Volume, phase: Volume | None, *, force: bool = False) -> Prefligh
     _refuse_wrong_kind(swi, phase)
     doubts = _check_head(swi)
     if doubts and not force:
-        raise InputError(f"{doubts[0]} To search it all the same, use --force.")
+        raise DoubtfulInputError(doubts[0])
     notices += doubts
     if phase is None:
         notices.append(
             "There is no phase image: calcifications cannot be told from microbleeds, so more candidates are false."
         )
     else:
-        from CMBDetectorLib.phase import to_radians  # brings torch, which checking an SWI alone does not need
-
         phase, assumed = to_radians(phase)
         phase, moved = _onto_grid(phase, swi)
         notices += [notice for notice in (assumed, moved) if notice]
@@ -138,7 +138,9 @@ def _without_nan(volume: Volume, name: str) -> tuple[Volume, list[str]]:
         return volume, []
     if bad.all():
         raise InputError(f"{name} is empty: no voxel is a number. Choose another image.")
-    enclosed = clear_border(bad)
+    parts, _ = ndimage.label(bad, np.ones((3, 3, 3)))
+    faces = [np.unique(np.take(parts, (0, -1), axis)) for axis in range(3)]
+    enclosed = bad & ~np.isin(parts, np.concatenate(faces))
     if enclosed.mean() > ENCLOSED_SHARE:
         raise InputError(
             f"{name} has {enclosed.sum()} voxels inside the head that are not numbers (NaN or infinite). "

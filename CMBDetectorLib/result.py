@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from CMBDetectorLib.candidate import Candidate
+from CMBDetectorLib.candidate import Candidate, Location
 from CMBDetectorLib.regions import Region
 from CMBDetectorLib.request import Settings
 from CMBDetectorLib.volume import Volume
@@ -36,30 +38,22 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """The outcome of one run on one case.
+class Record:
+    """What one run said, without its images: what ``candidates.json`` holds.
 
     Attributes
     ----------
     candidates : tuple of Candidate
         All with a probability of at least `request.FLOOR`, numbered by falling probability, excluded ones included.
         `reported` gives those at or above the threshold.
-    regions : Volume
-        MARS label map (uint8, 0-13) on the grid of `swi`.
-    swi : Volume
-        The image as searched (what was not a number is 0).
-    phase : Volume or None
-        As searched: on the grid of `swi`, rad, high-pass filtered, paramagnetic positive whatever the scanner's sign.
     notices : tuple of str
         What preflight found worth telling, in plain sentences.
     searched_ml : float
         Volume of the brain that was searched, ml.
+    provenance : Provenance
     """
 
     candidates: tuple[Candidate, ...]
-    regions: Volume
-    swi: Volume
-    phase: Volume | None
     notices: tuple[str, ...]
     searched_ml: float
     provenance: Provenance
@@ -75,19 +69,45 @@ class Result:
         return tuple(c for c in self.reported if not c.is_excluded)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result(Record):
+    """The outcome of one run on one case: its record, and the images that belong to it.
+
+    Attributes
+    ----------
+    regions : Volume
+        MARS label map (uint8, 0-13) on the grid of `swi`.
+    swi : Volume
+        The image as searched (what was not a number is 0).
+    phase : Volume or None
+        As searched: on the grid of `swi`, rad, high-pass filtered, paramagnetic positive whatever the scanner's sign.
+    """
+
+    regions: Volume
+    swi: Volume
+    phase: Volume | None
+
+
 def number(candidates: list[Candidate]) -> tuple[Candidate, ...]:
     """Candidates by falling probability, numbered from 1; ties keep a fixed order by place."""
     ordered = sorted(candidates, key=lambda c: (-c.probability, c.center_ras_mm))
     return tuple(replace(c, number=n) for n, c in enumerate(ordered, start=1))
 
 
-def pattern(candidates: tuple[Candidate, ...]) -> str:
-    """Distribution pattern of counted candidates: none, strictly lobar, deep or infratentorial only, or mixed.
+class Located(Protocol):
+    """What has a place in the brain: a candidate, or a finding of a review."""
+
+    @property
+    def location(self) -> Location | None: ...
+
+
+def pattern(counted: Sequence[Located]) -> str:
+    """Distribution pattern of what counts: none, strictly lobar, deep or infratentorial only, or mixed.
 
     >>> pattern(())
     'none'
     """
-    regions = {c.location.region for c in candidates if c.location}
+    regions = {c.location.region for c in counted if c.location}
     if not regions:
         return "none"
     if regions == {Region.LOBAR}:

@@ -192,15 +192,14 @@ def read_volume(path: Path | str) -> Volume:
             return _read_dicom(path)
         notices, not_a_number = _check_nifti(path) if suffix.startswith(".nii") else ((), None)
         image = _execute(_reader(path, READER_OF_SUFFIX[suffix]), path)
-    sidecar = path.with_name(path.name[: -len(suffix)] + ".json")
-    volume = _volume(image, path, notices, _acquisition_from_sidecar(sidecar))
+    volume = _volume(image, path, notices, read_sidecar(path))
     if not_a_number is not None:
         volume.array[not_a_number.reshape(volume.array.shape, order="F")] = np.nan
     return volume
 
 
-def write_volume(volume: Volume, path: Path | str) -> None:
-    """Write a volume as NIfTI, NRRD or MetaImage, compressed, with the type its array has (bool becomes uint8).
+def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> None:
+    """Write a volume as NIfTI, NRRD or MetaImage, with the type its array has (bool becomes uint8).
 
     Raises
     ------
@@ -216,11 +215,45 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     image.SetOrigin((_RAS_FROM_LPS @ volume.ijk_to_ras[:3, 3]).tolist())
     try:
         with _without_warnings():
-            sitk.WriteImage(image, str(path), useCompression=True)
+            sitk.WriteImage(image, str(path), useCompression=compress)
         if _suffix(path).startswith(".nii"):
             _check_nifti(path)  # on a full disk, ITK leaves a NIfTI file cut short and reports success
     except (RuntimeError, InputError, OSError):
         raise OutputError(f"{path} cannot be written. Check the folder, its permission and the free space.") from None
+
+
+def read_sidecar(image: Path) -> Acquisition | None:
+    """Read what the BIDS sidecar (.json) beside an image says.
+
+    One that is missing or unreadable is no error, as the image is complete without it.
+    """
+    try:
+        said = json.loads(_sidecar(image).read_text(encoding="utf-8"))
+        return _acquisition({field: said.get(name, "") for field, (_, name, _) in _ACQUISITION_FIELDS.items()}, 1)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def write_sidecar(acquisition: Acquisition, image: Path) -> None:
+    """Write what the scanner said beside an image, as BIDS does, where `read_volume` finds it."""
+    said: dict[str, object] = {}
+    for field, (_, name, factors) in _ACQUISITION_FIELDS.items():
+        value = getattr(acquisition, field)
+        if value not in ("", None):
+            said[name] = value / factors[1] if factors else value
+    try:
+        _sidecar(image).write_text(json.dumps(said, indent=2), encoding="utf-8")
+    except OSError as problem:
+        raise OutputError(f"{_sidecar(image)} cannot be written: {problem.strerror}.") from None
+
+
+def acquisition_from_dicom(tag_text: Callable[[str], str]) -> Acquisition:
+    """Collect what the scanner wrote; `tag_text` gives the text of a tag such as ``0018|0081``, or an empty one."""
+    return _acquisition({field: tag_text(tag) for field, (tag, _, _) in _ACQUISITION_FIELDS.items()}, 0)
+
+
+def _sidecar(image: Path) -> Path:
+    return image.with_name(image.name[: len(image.name) - len(_suffix(image))] + ".json")
 
 
 def _suffix(path: Path) -> str:
@@ -351,7 +384,7 @@ def _read_dicom_files(files: tuple[str, ...], path: Path) -> Volume:
             # Its frames may be echoes, or magnitude and phase together, which ITK stacks as if they were slices.
             raise InputError(f"{path} holds many frames in one DICOM file. Convert it, for example with dcm2niix.")
         image = _execute(_reader(files[0], "GDCMImageIO"), path)
-        return _volume(image, path, (), _acquisition_from_dicom(lambda tag: _tag(files[0], tag)))
+        return _volume(image, path, (), acquisition_from_dicom(lambda tag: _tag(files[0], tag)))
     positions, orientation = [_tag(file, _POSITION) for file in files], _tag(files[0], _ORIENTATION)
     if not (orientation and all(positions)):
         raise InputError(f"The DICOM series {path} does not say where its slices lie. Export it again.")
@@ -366,7 +399,7 @@ def _read_dicom_files(files: tuple[str, ...], path: Path) -> Volume:
         raise InputError(
             f"The DICOM series {path} cannot be read: one of its {len(files)} files is damaged or differs in size."
         ) from None
-    return _volume(image, path, (), _acquisition_from_dicom(lambda tag: _tag(files[0], tag)))
+    return _volume(image, path, (), acquisition_from_dicom(lambda tag: _tag(files[0], tag)))
 
 
 def _check_slice_positions(positions: list[str], orientation: str, path: Path) -> None:
@@ -408,19 +441,6 @@ def _tag(file: Path | str, tag: str) -> str:
         return text.encode(errors="surrogateescape").decode(errors="replace")  # ITK ignores the character set
     except RuntimeError:
         return ""
-
-
-def _acquisition_from_dicom(tag_text: Callable[[str], str]) -> Acquisition:
-    return _acquisition({field: tag_text(tag) for field, (tag, _, _) in _ACQUISITION_FIELDS.items()}, 0)
-
-
-def _acquisition_from_sidecar(sidecar: Path) -> Acquisition | None:
-    """Read a sidecar; one that is missing or unreadable is no error, as the image is complete without it."""
-    try:
-        said = json.loads(sidecar.read_text(encoding="utf-8"))
-        return _acquisition({field: said.get(name, "") for field, (_, name, _) in _ACQUISITION_FIELDS.items()}, 1)
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def _acquisition(said: dict[str, object], column: int) -> Acquisition:

@@ -3,6 +3,7 @@
 Every line on stdout is one event, a JSON object with a field ``event``:
 
 =============  ====================================================================
+``started``    ``process_id``, which a launcher in between would hide
 ``progress``   ``stage``, ``fraction`` of the whole run (0-1), ``message``
 ``result``     ``out`` (the folder), ``reported`` and ``counted`` (numbers), ``notices``
 ``error``      ``message`` (for the user), ``exit_code``
@@ -25,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from CMBDetectorLib.errors import Cancelled, CMBDetectorError, InputError, OutOfMemoryError
+from CMBDetectorLib.errors import Cancelled, CMBDetectorError, DeviceMemoryError, InputError, OutOfMemoryError
 from CMBDetectorLib.interruption import raise_on_termination
 from CMBDetectorLib.report.write import abandon, check_folder, write_result
 from CMBDetectorLib.request import DetectionRequest
@@ -57,7 +58,7 @@ def perform(request: DetectionRequest, progress: Progress) -> Result:
         write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
     except (MemoryError, RuntimeError) as problem:
         if "CUDA out of memory" in str(problem):
-            raise OutOfMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
+            raise DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
         if isinstance(problem, MemoryError) or NO_MEMORY.search(str(problem)):
             raise OutOfMemoryError(
                 f"The memory of this machine does not suffice for {request.swi}. Close other programs and try again."
@@ -89,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Cancelled("Cancelled. Nothing was written.")
         _say(event="progress", stage=stage, fraction=round(overall(stage, fraction), 4), message=message)
 
+    _say(event="started", process_id=os.getpid())
     try:
         request = _request(arguments)
         result = perform(request, progress)

@@ -1,11 +1,13 @@
 """Run the scene and window tests inside Slicer: ``Slicer --python-script Testing/run_in_slicer.py``.
 
 Slicer asks before it installs pytest; ``--yes`` answers beforehand. Other arguments go to pytest, whose status is
-the exit status of Slicer.
+the exit status of Slicer. Where the module is not among those that Slicer has loaded, it is loaded from this tree.
+The tests that search need torch and scikit-image; the panel of the module installs them.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from pathlib import Path
@@ -14,25 +16,43 @@ import slicer
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
+LEVELS = ("mrml", "window")
+NEVER_RAN = 1
+
+
+def load_module() -> None:
+    """Load the module from this tree, unless Slicer has it."""
+    if hasattr(slicer.modules, "cmbdetector"):
+        return
+    import qt
+
+    factory = slicer.app.moduleManager().factoryManager()
+    factory.registerModule(qt.QFileInfo(str(ROOT / "CMBDetector" / "CMBDetector.py")))
+    if not factory.loadModules(["CMBDetector"]):
+        raise RuntimeError("The module CMBDetector could not be loaded; the error log says why.")
+    importlib.import_module("CMBDetector").registerAtStartup()  # Slicer has started long ago
 
 
 def run(arguments: list[str]) -> int:
+    """Run both levels of tests in this Slicer; returns the status of pytest."""
     agreed = "--yes" in arguments
     slicer.packaging.pip_ensure(
         [Requirement("pytest>=8")], prompt_install=not agreed, skip_in_testing=not agreed, requester="CMBDetector tests"
     )
     import pytest
 
+    load_module()
     sys.path.insert(0, str(ROOT))
-    levels = [str(folder) for name in ("mrml", "window") if (folder := ROOT / "Testing" / name).is_dir()]
-    return int(pytest.main([f"--rootdir={ROOT}", *levels, *(a for a in arguments if a != "--yes")]))
+    levels = [str(ROOT / "Testing" / level) for level in LEVELS]
+    # Slicer's own output has no file descriptors to capture on every system.
+    return int(pytest.main([f"--rootdir={ROOT}", "--capture=sys", *levels, *(a for a in arguments if a != "--yes")]))
 
 
+status = NEVER_RAN
 try:
     status = run(sys.argv[1:])
-except Exception:
+except BaseException:
     # Slicer would stay open on a traceback, and a dashboard would wait for it.
     traceback.print_exc()
-    status = 1
-print("CMBDetector tests:", "passed" if status == 0 else f"failed (status {status})")
+print("CMBDetector tests:", "passed" if status == 0 else f"failed (status {status})", flush=True)
 slicer.util.exit(status)

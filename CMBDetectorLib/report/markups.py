@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.result import Result
+from CMBDetectorLib.review import Finding
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -64,13 +66,16 @@ def _point(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def describe(candidate: Candidate) -> str:
+def describe(found: Candidate | Finding) -> str:
     """Say place, size and phase in one line: ``R23A41S12: left frontal (lobar), 4.0 mm, phase paramagnetic``."""
-    place = candidate.location
+    place = found.location
     where = f"{place.side.value} {place.sub_region_name} ({place.region.value})" if place else "no region"
-    parts = [f"{candidate.id}: {where}", f"{candidate.diameter_mm:.1f} mm"]
-    evidence = candidate.phase_evidence.value
+    name = found.id if isinstance(found, Candidate) else found.key
+    parts = [f"{name}: {where}"] + ([] if math.isnan(found.diameter_mm) else [f"{found.diameter_mm:.1f} mm"])
+    evidence = found.phase_evidence.value
     parts.append(evidence if evidence.endswith("phase") else f"phase {evidence}")
-    if candidate.is_excluded:
-        parts.append(f"excluded: {candidate.exclusion}")
+    if isinstance(found, Finding) and found.is_moved:
+        parts.append("moved by the reader")
+    if found.exclusion:
+        parts.append(f"excluded: {found.exclusion}")
     return ", ".join(parts)

@@ -13,9 +13,14 @@ from CMBDetectorLib.volume import Volume, write_volume
 
 # Slicer's file keys: https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html
 TERMINOLOGY = (
-    "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list"
-    "~SCT^123037004^Anatomical Structure~SCT^{code}^{meaning}~^^~Anatomic codes - DICOM master list~^^~^^|"
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^123037004^Anatomical Structure~SCT^{code}^{meaning}~^^~Anatomic codes - DICOM master list~^^~^^"
 )
+
+
+def terminology(sub: SubRegion) -> str:
+    """Return the standard code of a region as Slicer writes it."""
+    return TERMINOLOGY.format(code=sub.sct_code, meaning=sub.sct_meaning)
 
 
 def write_segmentation(regions: Volume, path: Path) -> None:
@@ -52,5 +57,5 @@ def _segment(sub: SubRegion, box: tuple[slice, ...] | None) -> dict[str, str]:
         "LabelValue": str(sub.label),
         "Layer": "0",
         "Extent": " ".join(map(str, extent)),
-        "Tags": TERMINOLOGY.format(code=sub.sct_code, meaning=sub.sct_meaning) + f"Region:{sub.region.value}|",
+        "Tags": f"TerminologyEntry:{terminology(sub)}|Region:{sub.region.value}|",
     }

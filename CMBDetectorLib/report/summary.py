@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from CMBDetectorLib import RESEARCH_USE
 from CMBDetectorLib.regions import SUB_REGIONS, Region
-from CMBDetectorLib.result import Result, pattern
+from CMBDetectorLib.result import Located, Result, pattern
 
 NONE_FOUND = "Finding none is not evidence of absence: small or faint microbleeds can be missed."
 NOT_REVIEWED = "No reader has reviewed these candidates yet."
@@ -50,14 +51,7 @@ def summary_lines(result: Result) -> list[str]:
         "",
         f"Candidates counted: {len(counted)} (bin {count_bin(len(counted))})",
     ]
-    for region in Region:
-        places = [c.location for c in counted if c.location and c.location.region is region]
-        lines.append(f"  {region.value:<15}{len(places):>3}")
-        names = Counter(place.sub_region_name for place in places)
-        lines += [f"    {sub.name:<39}{names[sub.name]:>3}" for sub in SUB_REGIONS if names[sub.name]]
-    if unplaced := sum(c.location is None for c in counted):
-        lines.append(f"  {'no region':<15}{unplaced:>3}")
-    lines.append(f"Pattern: {pattern(counted)}")
+    lines += [*region_lines(counted), f"Pattern: {pattern(counted)}"]
     if excluded := excluded_note(result):
         lines.append(f"Excluded by anatomy, not counted: {excluded}")
     lines += ["", NOT_REVIEWED if result.reported else NONE_FOUND]
@@ -74,8 +68,22 @@ def summary_lines(result: Result) -> list[str]:
         lines.append("Without phase, calcifications cannot be told from microbleeds.")
     lines += [f"Note: {notice}" for notice in result.notices]
     lines += ["", RESEARCH_USE]
-    return [wrapped for line in lines for wrapped in _wrap(line)]
+    return wrapped(lines)
 
 
-def _wrap(line: str) -> list[str]:
-    return textwrap.wrap(line, COLUMNS_WIDE, subsequent_indent="  ", drop_whitespace=True) or [""]
+def region_lines(counted: Sequence[Located]) -> list[str]:
+    """Count per region and, indented, per MARS region that has any."""
+    lines = []
+    for region in Region:
+        places = [c.location for c in counted if c.location and c.location.region is region]
+        lines.append(f"  {region.value:<15}{len(places):>3}")
+        names = Counter(place.sub_region_name for place in places)
+        lines += [f"    {sub.name:<39}{names[sub.name]:>3}" for sub in SUB_REGIONS if names[sub.name]]
+    if unplaced := sum(c.location is None for c in counted):
+        lines.append(f"  {'no region':<15}{unplaced:>3}")
+    return lines
+
+
+def wrapped(lines: list[str]) -> list[str]:
+    """Break lines at `COLUMNS_WIDE`."""
+    return [part for line in lines for part in textwrap.wrap(line, COLUMNS_WIDE, subsequent_indent="  ") or [""]]

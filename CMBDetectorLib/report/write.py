@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from CMBDetectorLib.errors import OutputError
 from CMBDetectorLib.report.markups import write_markups
-from CMBDetectorLib.report.overview import write_overview
 from CMBDetectorLib.report.picture import phase_window, swi_window
 from CMBDetectorLib.report.record import write_record
 from CMBDetectorLib.report.scene_file import write_scene
@@ -152,6 +151,8 @@ def abandon() -> None:
 
 
 def _write_files(result: Result, folder: Path, progress: Progress, with_images: bool) -> None:
+    from CMBDetectorLib.report.overview import write_overview  # brings Pillow and scikit-image, which Slicer lacks
+
     images = {name: volume for name, volume in (("SWI", result.swi), ("phase", result.phase)) if volume}
     windows = {"SWI": swi_window(result.swi, result.regions)}
     if result.phase:

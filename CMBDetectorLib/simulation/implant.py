@@ -18,7 +18,8 @@ from scipy import ndimage
 
 from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.phase import high_pass, known_scale, to_radians
+from CMBDetectorLib.phase import high_pass
+from CMBDetectorLib.phase_range import known_scale, to_radians
 from CMBDetectorLib.preprocessing import as_stored
 from CMBDetectorLib.simulation.acquisition import phase_mask
 from CMBDetectorLib.simulation.case import SimulatedCase, add_truth, appearance
@@ -74,7 +75,7 @@ def implant(
     swi : Volume
         Phase-masked magnitude, any scale and orientation.
     phase : Volume or None
-        On the grid of `swi`, in any range that `phase.to_radians` knows, wrapped or filtered.
+        On the grid of `swi`, in any range that `phase_range.to_radians` knows, wrapped or filtered.
     sources : sequence of Source
         Placed in RAS, mm.
     rad_per_ppm : float

@@ -21,7 +21,8 @@ from torch import Tensor
 from CMBDetectorLib import preprocessing
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
-from CMBDetectorLib.phase import prepare, to_radians
+from CMBDetectorLib.phase import prepare
+from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
 from CMBDetectorLib.training.implants import Scan, implant

@@ -85,7 +85,7 @@ def segmenter_batch(
     """Make the batch of one step.
 
     The field of view lacks up to 64 mm of slices; every image is smaller than the patch and filled up with zeros
-    at its end, as `CMBDetectorLib.localize.segment` does.
+    at its end, as `CMBDetectorLib.segment.segment` does.
 
     Returns
     -------

@@ -14,7 +14,7 @@ import torch
 
 from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.phase import to_radians
+from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.regions import Side
 from CMBDetectorLib.resources import resources_dir
 from CMBDetectorLib.simulation.acquisition import homodyne, phase_mask

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from CMBDetectorLib.candidate import Location
-from CMBDetectorLib.localize import OUTSIDE, Segmentation, locate, segment, without_islands
+from CMBDetectorLib.localize import OUTSIDE, Segmentation, locate
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.regions import Region, Side
+from CMBDetectorLib.segment import segment, without_islands
 from CMBDetectorLib.volume import Volume
 
 BRAIN_MM = 40.0

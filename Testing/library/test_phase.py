@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.phase import high_pass, measure_polarity, prepare, to_radians
+from CMBDetectorLib.phase import high_pass, measure_polarity, prepare
+from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.volume import Volume
 
 RAD_PER_PPM = 16.05  # 3 T, 20 ms

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.errors import DeviceMemoryError, InputError, OutOfMemoryError
 from CMBDetectorLib.request import DetectionRequest
 from CMBDetectorLib.resources import resources_dir
+from CMBDetectorLib.worker import perform
 
 SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
 
@@ -56,6 +57,29 @@ def test_a_line_on_stdin_stops_the_worker_within_two_seconds_and_leaves_nothing(
     assert time.monotonic() - asked < 2.0
     assert events[-1]["event"] == "cancelled"
     assert [path.name for path in tmp_path.iterdir()] == ["request.json"]
+
+
+def test_the_first_event_names_the_process_that_works(tmp_path):
+    process = start(tmp_path)
+    assert process.stdout is not None and process.stdin is not None
+    assert json.loads(process.stdout.readline()) == {"event": "started", "process_id": process.pid}
+    process.stdin.close()
+    process.wait(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("problem", "error"),
+    [(RuntimeError("CUDA out of memory. Tried"), DeviceMemoryError), (MemoryError(), OutOfMemoryError)],
+)
+def test_want_of_memory_on_the_gpu_is_told_from_that_of_the_machine(tmp_path, monkeypatch, problem, error):
+    def run(*_):
+        raise problem
+
+    monkeypatch.setattr("CMBDetectorLib.pipeline.run", run)
+    request = DetectionRequest(swi=SAMPLE / "swi.nii.gz", phase=None, out=tmp_path / "out")
+    with pytest.raises(OutOfMemoryError) as caught:
+        perform(request, lambda *_: None)
+    assert type(caught.value) is error
 
 
 def test_a_closed_stdin_stops_the_worker_as_when_its_window_dies(tmp_path):

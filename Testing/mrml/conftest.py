@@ -7,17 +7,7 @@ from typing import Any
 
 import pytest
 
-# Whose nodes the tests need, in an order in which each finds what it builds on.
-MODULE_LOGICS = {
-    "Colors": "vtkSlicerColorLogic",
-    "Terminologies": "vtkSlicerTerminologiesModuleLogic",
-    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
-    "Volumes": "vtkSlicerVolumesLogic",
-    "Markups": "vtkSlicerMarkupsLogic",
-    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
-    "Tables": "vtkSlicerTablesLogic",
-    "Data": "vtkSlicerDataModuleLogic",
-}
+from Testing.mrml_scene import start_scene
 
 
 @pytest.fixture(scope="session")
@@ -25,20 +15,8 @@ def mrml() -> Iterator[Any]:
     """The `slicer` package with `slicer.mrmlScene` and the module logics behind it."""
     import slicer
 
-    if hasattr(slicer, "app"):
-        yield slicer
-        return
-    scene = slicer.vtkMRMLScene()
-    application = slicer.vtkSlicerApplicationLogic()
-    application.SetMRMLScene(scene)
-    logics = {}  # the application holds them weakly
-    for module, class_name in MODULE_LOGICS.items():
-        logic = logics[module] = getattr(slicer, class_name)()
-        logic.SetMRMLApplicationLogic(application)
-        logic.SetMRMLScene(scene)
-        application.SetModuleLogic(module, logic)
-    logics["Colors"].AddDefaultColorNodes()
-    slicer.mrmlScene = scene
+    if not hasattr(slicer, "app"):
+        start_scene()
     yield slicer
 
 

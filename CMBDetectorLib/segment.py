@@ -1,0 +1,96 @@
+"""MARS regions of a whole scan, by the segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from CMBDetectorLib.localize import Segmentation
+from CMBDetectorLib.models import Model
+from CMBDetectorLib.networks.segmenter import CLASSES, MULTIPLE
+from CMBDetectorLib.preprocessing import apply, as_stored, brain_mask, largest_component, maps, segmenter_input
+from CMBDetectorLib.volume import Volume
+
+Progress = Callable[[str, float, str], None]
+
+ISLAND_ML = 0.3  # smaller detached pieces of a region are mistakes of the network
+SLICES_AT_ONCE = 8  # 14 probabilities for every voxel of a scan do not fit into memory
+
+
+def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
+    """Name the region of every voxel of a scan.
+
+    Parameters
+    ----------
+    model : Model
+        The segmenter.
+    swi : Volume
+        Susceptibility-weighted image, any positive scale.
+    progress : callable
+        Called as ``progress("localize", fraction, message)``; may raise `errors.Cancelled`.
+    """
+    progress("localize", 0.0, "Finding the brain's regions")
+    seen = segmenter_input(swi)
+    shape = seen.array.shape[1:]
+    padding = [(0, 0), *((0, -n % MULTIPLE) for n in shape)]
+    x = torch.from_numpy(np.pad(seen.array, padding))[None]
+    with torch.inference_mode():
+        logits = model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
+        logits = logits[0, :, : shape[0], : shape[1], : shape[2]].float().cpu()
+        left = torch.sigmoid(logits[CLASSES]).numpy()
+        probability = torch.softmax(logits[:CLASSES], dim=0).numpy()
+    progress("localize", 0.6, "Drawing the regions")
+    regions = _on_scan(without_islands(probability, voxel_ml=0.008), seen.ijk_to_ras, swi, progress)
+    return Segmentation(regions, brain_mask(regions, swi), Volume(left, seen.ijk_to_ras, swi.source))
+
+
+def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> npt.NDArray[np.float32]:
+    """Class probabilities (14, R, A, S) after which no region has small detached pieces.
+
+    The brain is its largest connected piece. A small piece of a region goes to whichever class is next most probable
+    in each of its voxels.
+    """
+    probability = probability.copy()
+    tissue = probability.argmax(axis=0) > 0
+    detached = tissue & ~largest_component(tissue)
+    probability[1:, detached] = 0
+    probability[0, detached] = 1
+    labels = probability.argmax(axis=0)
+    for label in range(1, len(probability)):
+        pieces, count = ndimage.label(labels == label)
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+        sizes[0] = 0
+        small = (sizes * voxel_ml < ISLAND_ML) & (sizes < sizes.max())
+        small[0] = False
+        probability[label, small[pieces]] = 0
+    return probability
+
+
+def _on_scan(
+    probability: npt.NDArray[np.float32], ijk_to_ras: npt.NDArray[np.float64], swi: Volume, progress: Progress
+) -> Volume:
+    """Label map on the scan's grid: probabilities interpolated first, so that edges are smooth, decided after."""
+    ordered = swi.in_ras_order()
+    labels = np.zeros(ordered.array.shape, np.uint8)
+    box = ndimage.find_objects((probability[0] < 1).astype(np.uint8))
+    if box and box[0] is not None:
+        inner = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box[0])
+        probability = probability[(slice(None), *inner)]
+        source = ijk_to_ras.copy()
+        source[:3, 3] += source[:3, :3] @ [s.start for s in inner]
+        to_scan = maps(source, probability.shape[1:], ordered.ijk_to_ras, labels.shape)
+        corners = [np.array([-1, -1, -1]), np.array(probability.shape[1:])]
+        ends = np.stack([(np.linalg.inv(ordered.ijk_to_ras) @ source @ [*c, 1])[:3] for c in corners])
+        low = np.clip(np.ceil(ends[0]), 0, labels.shape).astype(int)
+        high = np.clip(np.floor(ends[1]) + 1, 0, labels.shape).astype(int)
+        for k in range(low[2], high[2], SLICES_AT_ONCE):
+            stop = min(k + SLICES_AT_ONCE, high[2])
+            progress("localize", 0.6 + 0.4 * (k - low[2]) / (high[2] - low[2]), "Drawing the regions")
+            part = (to_scan[0][low[0] : high[0]], to_scan[1][low[1] : high[1]], to_scan[2][k:stop])
+            decided = torch.from_numpy(apply(part, probability)).argmax(dim=0)
+            labels[low[0] : high[0], low[1] : high[1], k:stop] = decided.numpy()
+    return as_stored(labels, swi)

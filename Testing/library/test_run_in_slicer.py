@@ -1,0 +1,36 @@
+"""The script that runs the tests in Slicer fails when a test does, and says so; here Slicer is the stand-in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import runpy, sys
+from Testing.window.stand_in import start
+start()
+sys.argv = ["run_in_slicer.py", *sys.argv[1:]]
+runpy.run_path("Testing/run_in_slicer.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fails", "says"),
+    [
+        (["-k", "test_the_legend_is_the_table_of_keys"], False, "1 passed"),
+        (["-k", "test_that_is_not_there"], True, "deselected"),
+        (["--no-such-option"], True, "unrecognized arguments"),
+    ],
+)
+def test_the_exit_status_tells_whether_the_tests_passed(arguments: list[str], fails: bool, says: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "--yes", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    output = ran.stdout + ran.stderr
+    assert (ran.returncode != 0) is fails, output
+    assert says in output
+    assert f"CMBDetector tests: {'failed' if fails else 'passed'}" in output

@@ -1,0 +1,105 @@
+"""The panel for tests: in Slicer the real one, else the same code on the stand-in. Tests cannot tell which."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def application() -> Iterator[Any]:
+    """The `slicer` package of a running application that knows the module."""
+    import slicer
+
+    if not hasattr(slicer, "app"):
+        from Testing.window.stand_in import start
+
+        start()
+    yield slicer
+
+
+@pytest.fixture(autouse=True)
+def messages(application: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What Slicer would show in a box and wait for a click."""
+    shown: list[str] = []
+    monkeypatch.setattr(application.util, "errorDisplay", lambda text, **_options: shown.append(text))
+    return shown
+
+
+@pytest.fixture
+def panel(application: Any) -> Iterator[Any]:
+    """The module's panel, shown, in an empty scene."""
+    application.mrmlScene.Clear(False)
+    application.util.selectModule("CMBDetector")
+    shown = application.modules.cmbdetector.widgetRepresentation().self()
+    shown._parameterNode.reader = "AB"
+    application.app.processEvents()
+    yield shown
+    application.mrmlScene.Clear(False)
+    application.app.processEvents()
+
+
+@pytest.fixture
+def wait(application: Any) -> Callable[..., None]:
+    """Let the window live until something is so; fails when it is not in time."""
+
+    def wait(is_so: Callable[[], Any], seconds: float = 5.0) -> None:
+        end = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < end, f"not within {seconds} s"
+            application.app.processEvents()
+            time.sleep(0.005)
+        application.app.processEvents()
+
+    return wait
+
+
+@pytest.fixture
+def press(application: Any) -> Callable[[str], None]:
+    """Press a key on the main window, such as "A" or "Shift+D"."""
+    import qt
+
+    def press(key: str) -> None:
+        window = application.util.mainWindow()
+        if hasattr(qt, "stand_in"):
+            qt.stand_in.key_click(window, key)
+        else:  # PythonQt sends no key events to the window, so the shortcut itself is triggered
+            keys = [c for c in window.children() if c.className() == "QShortcut" and c.key.toString() == key]
+            assert len(keys) <= 1, f"{key} is ambiguous"
+            for shortcut in keys:
+                shortcut.activated()
+        application.app.processEvents()
+
+    return press
+
+
+@pytest.fixture
+def volumes(application: Any) -> Callable[..., tuple[Any, Any]]:
+    """Add the images of a result to the scene: SWI and phase nodes."""
+
+    def add(result: Any, name: str = "case") -> tuple[Any, Any]:
+        from CMBDetectorLib.scene.volumes import add_volume
+
+        scene = application.mrmlScene
+        return add_volume(scene, result.swi, f"{name} SWI"), add_volume(scene, result.phase, f"{name} phase")
+
+    return add
+
+
+@pytest.fixture
+def case(panel: Any, volumes: Any, tmp_path: Path, wait: Any) -> Any:
+    """A case with three candidates to review and an excluded one, shown in the panel."""
+    from CMBDetectorLib.report import write_result
+    from CMBDetectorLib.scene.case import show_result
+    from Testing.synthetic_result import synthetic_result
+
+    result = synthetic_result()
+    swi, phase = volumes(result)
+    show_result(write_result(result, tmp_path / "result", with_images=True), swi, phase)
+    panel._parameterNode.swi, panel._parameterNode.phase = swi, phase
+    wait(lambda: panel.review.case is not None)
+    return panel.review.case

@@ -1,0 +1,339 @@
+"""What the reader does in the panel: keys, table, views, points, comments, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from CMBDetectorLib.review import SHORTCUTS, Marker, Source, Verdict
+
+
+def slice_node(application: Any, name: str) -> Any:
+    return application.app.applicationLogic().GetSliceLogicByLayoutName(name).GetSliceNode()
+
+
+def center(node: Any) -> list[float]:
+    return [node.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
+
+
+def background(application: Any, name: str) -> Any:
+    logic = application.app.applicationLogic().GetSliceLogicByLayoutName(name)
+    return application.mrmlScene.GetNodeByID(logic.GetSliceCompositeNode().GetBackgroundVolumeID())
+
+
+def shown(panel: Any) -> list[list[str]]:
+    """All texts of the table, row by row."""
+    table = panel.ui.reviewTable
+    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
+
+
+# Table and keys
+
+
+def test_the_table_shows_every_reported_candidate_and_hides_excluded_ones(panel: Any, case: Any) -> None:
+    rows = shown(panel)
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert rows[0][1:4] == ["undecided", "0.91", "lobar"]
+    assert panel.ui.reviewedLabel.text == "0 of 3 reviewed"
+    panel.ui.excludedCheckBox.click()
+    assert [row[1] for row in shown(panel)].count("excluded") == 1
+
+
+def test_a_verdict_moves_on_to_the_next_undecided_one(panel: Any, case: Any, press: Any) -> None:
+    first, second, third = panel.review.table.order
+    assert panel.review.table.current == first
+    press("N")
+    press("A")
+    assert panel.review.table.current == third
+    press("R")
+    assert panel.review.table.current == first
+    assert [case.review[key].verdict for key in (first, second, third)] == [
+        Verdict.UNDECIDED, Verdict.ACCEPTED, Verdict.REJECTED,
+    ]  # fmt: skip
+    assert [row[1] for row in shown(panel)] == ["undecided", "accepted", "rejected"]
+    assert panel.ui.reviewedLabel.text == "2 of 3 reviewed"
+
+
+def test_keys_walk_around_the_table_and_undo_takes_back(panel: Any, case: Any, press: Any) -> None:
+    first, _, third = panel.review.table.order
+    press("B")
+    assert panel.review.table.current == third
+    press("N")
+    assert panel.review.table.current == first
+    press("A")
+    press("B")
+    press("U")
+    assert case.review[first].verdict is Verdict.UNDECIDED and panel.review.table.current == first
+    press("Z")
+    assert case.review[first].verdict is Verdict.ACCEPTED
+    press("Z")
+    assert case.review[first].verdict is Verdict.UNDECIDED
+    press("Z")
+    assert "nothing to undo" in panel.ui.reviewMessageLabel.text
+
+
+def test_keys_follow_the_order_of_the_table(panel: Any, case: Any, press: Any) -> None:
+    panel.review.table.sortBy(6)  # the largest first
+    sizes = [float(row[6]) for row in shown(panel)]
+    assert sizes == sorted(sizes, reverse=True)
+    panel.review.go(panel.review.table.order[0])
+    press("N")
+    assert panel.review.table.current == panel.review.table.order[1]
+    panel.review.table.sortBy(6)
+    assert [float(row[6]) for row in shown(panel)] == sorted(sizes)
+
+
+def test_words_filter_the_table(panel: Any, case: Any) -> None:
+    panel.ui.filterEdit.text = "cerebellum"
+    assert [row[4] for row in shown(panel)] == ["cerebellum"]
+    panel.ui.filterEdit.text = "cerebellum frontal"
+    assert shown(panel) == []
+    panel.ui.filterEdit.text = ""
+    assert len(shown(panel)) == 3
+
+
+def test_all_keys_do_something_only_while_the_module_is_shown(
+    panel: Any, case: Any, press: Any, application: Any
+) -> None:
+    key = panel.review.table.current
+    application.util.selectModule("Data" if hasattr(application.modules, "data") else "")
+    assert not panel.keys.areActive
+    press("A")
+    assert case.review[key].verdict is Verdict.UNDECIDED
+    application.util.selectModule("CMBDetector")
+    assert panel.keys.areActive
+    press("A")
+    assert case.review[key].verdict is Verdict.ACCEPTED
+
+
+def test_the_legend_is_the_table_of_keys(panel: Any) -> None:
+    for shortcut in SHORTCUTS:
+        assert f"<b>{shortcut.key}</b>" in panel.ui.legendLabel.text
+        assert shortcut.description in panel.ui.legendLabel.text
+    assert panel.ui.legendLabel.text.count("<b>") == len(SHORTCUTS)
+
+
+def test_typing_a_comment_is_not_taken_for_keys(panel: Any, case: Any, press: Any) -> None:
+    import qt
+
+    if not hasattr(qt, "stand_in"):
+        pytest.skip("Slicer's Python sends no key events")
+    key = panel.review.table.current
+    panel.ui.commentEdit.setFocus()
+    for letter in ("A", "R", "N"):
+        press(letter)
+    assert case.review[key].verdict is Verdict.UNDECIDED and panel.review.table.current == key
+    assert panel.ui.commentEdit.text.upper() == "ARN"
+    press("Return")
+    assert case.review[key].comment.upper() == "ARN"
+    press("A")
+    assert case.review[key].verdict is Verdict.ACCEPTED
+
+
+def test_a_comment_stays_with_its_finding(panel: Any, case: Any, press: Any) -> None:
+    key = panel.review.table.current
+    panel.ui.commentEdit.text = "near a vein"
+    panel.review.comment()
+    press("N")
+    assert panel.ui.commentEdit.text == ""
+    assert case.review[key].comment == "near a vein"
+    press("B")
+    assert panel.ui.commentEdit.text == "near a vein"
+    assert shown(panel)[0][8] == "near a vein"
+
+
+# Views
+
+
+def test_a_row_centers_all_views_at_a_fixed_zoom(panel: Any, case: Any, application: Any) -> None:
+    panel._parameterNode.zoomMm = 60
+    panel.ui.reviewTable.setCurrentCell(1, 0)
+    place = case.review[panel.review.table.order[1]].position_ras_mm
+    for name in ("Red", "CMBPhase", "Yellow", "Green"):
+        node = slice_node(application, name)
+        assert center(node) == pytest.approx(place, abs=1e-3)
+        assert min(node.GetFieldOfView()[:2]) == pytest.approx(60)
+        width, height = node.GetDimensions()[:2]
+        assert node.GetFieldOfView()[0] / width == pytest.approx(node.GetFieldOfView()[1] / height)
+
+
+def test_swi_and_phase_stand_side_by_side_and_swap(panel: Any, case: Any, press: Any, application: Any) -> None:
+    assert background(application, "Red") is case.swi
+    assert background(application, "CMBPhase") is case.phase_filtered
+    press("S")
+    assert background(application, "Red") is case.phase_filtered
+    assert background(application, "CMBPhase") is case.swi
+    press("S")
+    assert background(application, "Green") is case.swi
+    composite = application.app.applicationLogic().GetSliceLogicByLayoutName("Red").GetSliceCompositeNode()
+    assert composite.GetLinkedControl() and composite.GetHotLinkedControl()
+
+
+def test_minip_shows_a_slab_of_swi_and_never_of_phase(panel: Any, case: Any, press: Any, application: Any) -> None:
+    import vtk
+
+    press("M")
+    red = slice_node(application, "Red")
+    assert red.GetSlabReconstructionEnabled() and red.GetSlabReconstructionType() == vtk.VTK_IMAGE_SLAB_MIN
+    assert red.GetSlabReconstructionThickness() == 10
+    assert not slice_node(application, "CMBPhase").GetSlabReconstructionEnabled()
+    press("S")
+    assert not slice_node(application, "Red").GetSlabReconstructionEnabled()
+    assert slice_node(application, "CMBPhase").GetSlabReconstructionEnabled()
+    press("S")
+    press("M")
+    assert not slice_node(application, "Red").GetSlabReconstructionEnabled()
+
+
+def test_a_key_hides_the_markers_and_shows_them_again(panel: Any, case: Any, press: Any) -> None:
+    press("H")
+    assert not any(node.GetDisplayNode().GetVisibility() for node in case.lists.values())
+    press("H")
+    assert all(node.GetDisplayNode().GetVisibility() for node in case.lists.values())
+
+
+def test_the_regions_are_three_groups_or_thirteen(panel: Any, case: Any, wait: Any) -> None:
+    def visible() -> int:
+        display = case.segmentation.GetDisplayNode()
+        ids = case.segmentation.GetSegmentation().GetSegmentIDs()
+        return sum(display.GetSegmentVisibility(segment) for segment in ids)
+
+    groups = visible()
+    panel.ui.subRegionsCheckBox.checked = True
+    wait(lambda: visible() != groups)
+    panel.ui.subRegionsCheckBox.checked = False
+    wait(lambda: visible() == groups)
+
+
+# Points
+
+
+def test_a_click_on_a_point_selects_its_row(panel: Any, case: Any) -> None:
+    import slicer
+
+    key = panel.review.table.order[2]
+    node, index = case.point_of(key)
+    node.GetDisplayNode().SetActiveControlPoint(index)
+    node.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent)
+    assert panel.review.table.current == key
+    assert panel.ui.findingLabel.text.startswith("<b>3</b>")
+
+
+def test_a_dragged_point_is_kept_beside_the_detectors_and_can_be_put_back(
+    panel: Any, case: Any, wait: Any, application: Any
+) -> None:
+    key = panel.review.table.order[0]
+    detected = case.review[key].candidate.center_ras_mm
+    node, index = case.point_of(key)
+    there = tuple(np.add(detected, (2.0, -1.0, 0.0)))
+    node.SetNthControlPointPositionWorld(index, there)
+    node.InvokeEvent(application.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+    wait(lambda: case.review[key].is_moved)
+    assert case.review[key].position_ras_mm == pytest.approx(there, abs=1e-3)
+    assert case.review[key].candidate.center_ras_mm == detected
+    assert panel.ui.putBackButton.enabled
+    panel.ui.putBackButton.click()
+    assert not case.review[key].is_moved
+    node, index = case.point_of(key)
+    assert node.GetNthControlPointPositionWorld(index) == pytest.approx(detected, abs=1e-3)
+
+
+def test_a_missed_microbleed_is_added_with_a_click(panel: Any, case: Any, wait: Any, application: Any) -> None:
+    panel.ui.addButton.click()
+    logic = application.app.applicationLogic()
+    interaction = logic.GetInteractionNode()
+    assert interaction.GetCurrentInteractionMode() == interaction.Place
+    placing = application.mrmlScene.GetNodeByID(logic.GetSelectionNode().GetActivePlaceNodeID())
+    missed = case.review.record.candidates[-1]  # below the threshold
+    placing.AddControlPoint(missed.center_ras_mm)
+    wait(lambda: any(f.source is Source.READER for f in case.review.findings))
+    added = next(f for f in case.review.findings if f.source is Source.READER)
+    assert added.verdict is Verdict.ACCEPTED and added.reader == "AB"
+    assert added.location is not None and added.location.sub_region_name == "cerebellum"  # as segmented there
+    assert added.diameter_mm == pytest.approx(missed.diameter_mm, abs=1.5)
+    assert panel.review.table.current == added.key
+    assert shown(panel)[-1][0] == "R1"
+    assert panel.ui.removeButton.enabled
+    panel.ui.removeButton.click()
+    assert added.key not in case.review
+    interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+
+
+# Threshold and files
+
+
+def test_the_slider_filters_at_once_and_takes_no_verdict_back(panel: Any, case: Any, press: Any) -> None:
+    lowest = panel.review.table.order[-1]
+    panel.review.go(lowest)
+    press("A")
+    panel.ui.thresholdSlider.value = 0.85
+    assert [row[0] for row in shown(panel)] == ["1", "3"]
+    panel.ui.thresholdSlider.value = 0.15
+    assert len(shown(panel)) == 4
+    assert sum(node.GetNumberOfControlPoints() for node in case.lists.values()) == 4
+
+
+def test_an_exported_review_comes_back(panel: Any, case: Any, press: Any, tmp_path: Path) -> None:
+    first, second, third = panel.review.table.order
+    assert Path(panel.ui.exportPathEdit.currentPath).name == "case_SWI_microbleeds.csv"
+    press("A")
+    press("R")
+    panel.ui.commentEdit.text = "unsure"
+    panel.review.comment()
+    panel.ui.exportPathEdit.currentPath = str(tmp_path / "review.csv")
+    panel.ui.exportButton.click()
+    for _ in range(3):
+        press("Z")
+    assert not any(case.review[key].is_touched for key in (first, second, third))
+    panel.ui.importButton.click()
+    assert "Restored 4 findings" in panel.ui.exportLabel.text
+    assert [case.review[key].verdict for key in (first, second, third)] == [
+        Verdict.ACCEPTED, Verdict.REJECTED, Verdict.UNDECIDED,
+    ]  # fmt: skip
+    assert case.review[third].comment == "unsure"
+    assert case.lists[Marker.ACCEPTED].GetNumberOfControlPoints() == 1
+
+
+def test_a_table_that_cannot_be_read_changes_nothing_and_says_why(panel: Any, case: Any, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("a,b\n1,2\n")
+    panel.ui.exportPathEdit.currentPath = str(wrong)
+    with pytest.raises(Exception, match="not an exported review"):
+        panel.review.importTable()
+    assert case.review.progress() == (0, 3)
+
+
+def test_the_summary_goes_to_the_clipboard(panel: Any, case: Any, press: Any, application: Any) -> None:
+    press("A")
+    panel.ui.copyButton.click()
+    text = application.app.clipboard().text()
+    assert "lobar" in text and "1" in text
+    assert "clipboard" in panel.ui.exportLabel.text
+
+
+def test_a_shown_case_needs_no_hint(panel: Any, case: Any, application: Any) -> None:
+    assert panel.ui.reviewTable.visible and not panel.ui.reviewHintLabel.visible
+    assert not panel.ui.reviewCollapsibleButton.collapsed and panel.ui.inputsCollapsibleButton.collapsed
+    application.mrmlScene.Clear(False)
+    application.app.processEvents()
+    assert panel.ui.reviewCollapsibleButton.collapsed and not panel.ui.inputsCollapsibleButton.collapsed
+    panel.ui.reviewCollapsibleButton.collapsed = False
+    assert panel.ui.reviewHintLabel.visible
+
+
+def test_a_comment_that_was_typed_and_not_entered_is_kept_with_the_verdict(panel: Any, case: Any) -> None:
+    key = panel.review.table.current
+    panel.ui.commentEdit.text = "typical"
+    panel.ui.acceptButton.click()
+    assert case.review[key].comment == "typical" and case.review[key].verdict is Verdict.ACCEPTED
+    assert panel.review.table.current != key and panel.ui.commentEdit.text == ""
+
+
+def test_what_goes_wrong_is_shown_once_and_in_words(panel: Any, case: Any, messages: list[str], tmp_path: Path) -> None:
+    panel.ui.exportPathEdit.currentPath = str(tmp_path / "no such folder" / "table.csv")
+    panel.ui.exportButton.click()
+    assert len(messages) == 1 and "cannot be written" in messages[0]
+    assert panel.ui.exportLabel.text == ""

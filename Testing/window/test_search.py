@@ -1,0 +1,181 @@
+"""The search in a child process: cancelled, killed, refused, or overtaken by the scene. Always the real worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def is_alive(process_id: int) -> bool:
+    if sys.platform == "win32":  # there, asking by a signal would end it
+        asked = ["tasklist", "/FI", f"PID eq {process_id}", "/FO", "CSV", "/NH"]
+        return f'"{process_id}"' in subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    try:
+        os.kill(process_id, 0)
+    except OSError:
+        return False
+    status = Path(f"/proc/{process_id}/status")
+    return not status.exists() or "State:\tZ" not in status.read_text()  # a zombie has ended
+
+
+def nodes(application: Any) -> set[str]:
+    scene = application.mrmlScene
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}
+
+
+@pytest.fixture
+def running(panel: Any, wait: Any) -> Any:
+    """A search of the sample case that has begun to work."""
+    panel.ui.sampleButton.click()
+    panel.ui.detectButton.click()
+    wait(lambda: panel.search.workerProcessId and "region" in panel.ui.stageLabel.text, 120)
+    return panel
+
+
+def test_the_window_stays_live_while_it_searches(panel: Any, wait: Any, application: Any) -> None:
+    panel.ui.sampleButton.click()
+    begun = time.monotonic()
+    panel.ui.detectButton.click()
+    assert time.monotonic() - begun < 2  # writing the images for the worker
+    longest = 0.0
+    while panel.ui.progressBar.value < 300 and panel.search.isRunning:
+        begun = time.monotonic()
+        application.app.processEvents()
+        longest = max(longest, time.monotonic() - begun)
+        time.sleep(0.002)
+    assert longest < 0.25
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning)
+
+
+def test_cancel_frees_the_machine_within_two_seconds_and_leaves_the_scene(
+    running: Any, wait: Any, application: Any
+) -> None:
+    before, worker, folder = nodes(application), running.search.workerProcessId, running.logic.resultFolder.parent
+    asked = time.monotonic()
+    running.ui.detectButton.click()
+    wait(lambda: not running.search.isRunning and not is_alive(worker), 2.0)
+    assert time.monotonic() - asked < 2.0
+    assert "Cancelled" in running.ui.stageLabel.text and running.ui.detectButton.text == "Detect CMBs"
+    assert running.ui.detectButton.enabled and not running.ui.progressBar.visible
+    assert nodes(application) == before and not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the launcher of this test is a shell script")
+def test_cancel_reaches_a_worker_behind_a_launcher(
+    panel: Any, wait: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from CMBDetectorWindow.search import pythonExecutable
+
+    launcher = tmp_path / "PythonSlicer"  # as CTK's: it starts Python as its child and hands stdin to nobody
+    launcher.write_text(f'#!/bin/sh\n(sleep 600 | "{pythonExecutable()}" "$@") &\nwait\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert pythonExecutable() == str(launcher)
+    panel.ui.sampleButton.click()
+    panel.ui.detectButton.click()
+    wait(lambda: panel.search.workerProcessId and panel.ui.progressBar.value > 0, 120)
+    worker = panel.search.workerProcessId
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning and not is_alive(worker), 2.0)
+    assert "Cancelled" in panel.ui.stageLabel.text
+
+
+def test_a_killed_worker_says_what_happened_and_leaves_the_scene(
+    running: Any, wait: Any, application: Any, messages: list[str]
+) -> None:
+    before = nodes(application)
+    os.kill(running.search.workerProcessId, getattr(signal, "SIGKILL", signal.SIGTERM))
+    wait(lambda: not running.search.isRunning)
+    assert "ended from outside" in running.ui.stageLabel.text and "memory" in running.ui.stageLabel.text
+    assert messages == [running.ui.stageLabel.text]
+    assert running.ui.detectButton.text == "Detect CMBs" and running.ui.detectButton.enabled
+    assert nodes(application) == before
+
+
+def test_a_worker_that_refuses_says_why(panel: Any, wait: Any) -> None:
+    panel.ui.sampleButton.click()
+    panel._parameterNode.device = "cuda"
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning, 120)
+    if panel.review.case is None:
+        assert "GPU" in panel.ui.stageLabel.text
+    else:
+        assert "cpu" not in panel.ui.stageLabel.text
+
+
+def test_a_python_that_cannot_start_says_so(
+    panel: Any, wait: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text("#!/nowhere/python\n")
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    panel.ui.sampleButton.click()
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning)
+    assert "could not be started" in panel.ui.stageLabel.text
+    assert panel.ui.detectButton.text == "Detect CMBs"
+
+
+def test_a_scene_closed_meanwhile_ends_the_search(running: Any, wait: Any, application: Any) -> None:
+    worker = running.search.workerProcessId
+    application.mrmlScene.Clear(False)
+    wait(lambda: not is_alive(worker), 2.0)
+    assert not running.search.isRunning
+    assert running.ui.detectButton.text == "Detect CMBs" and not running.ui.detectButton.enabled
+    assert application.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+    running.ui.sampleButton.click()
+    assert running.ui.detectButton.enabled
+
+
+def test_a_result_for_another_scan_than_the_one_shown_waits_for_its_reader(
+    panel: Any, wait: Any, case: Any, application: Any
+) -> None:
+    other = case.swi
+    panel.ui.sampleButton.click()
+    sample = panel.ui.swiSelector.currentNode()
+    panel.ui.detectButton.click()
+    panel.ui.swiSelector.setCurrentNode(other)
+    wait(lambda: panel.review.case is not None and panel.review.case.swi is other)
+    application.util.selectModule("Data")
+    wait(lambda: not panel.search.isRunning, 300)
+    assert panel.ui.stageLabel.text.startswith("Sample SWI: ")
+    application.util.selectModule("CMBDetector")
+    wait(lambda: panel.review.case is not None)
+    assert panel.review.case.swi is other and panel.ui.reviewedLabel.text == "0 of 3 reviewed"
+    panel.ui.swiSelector.setCurrentNode(sample)
+    wait(lambda: panel.review.case.swi is sample)
+    assert panel.review.case.review.progress()[1] > 3
+
+
+def test_an_swi_removed_meanwhile_drops_the_result(running: Any, wait: Any, application: Any) -> None:
+    application.mrmlScene.RemoveNode(running.ui.swiSelector.currentNode())
+    wait(lambda: not running.search.isRunning, 300)
+    assert "removed" in running.ui.stageLabel.text
+    assert application.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+
+
+def test_where_the_gpu_has_too_little_memory_the_cpu_searches_and_the_panel_says_so(panel: Any, wait: Any) -> None:
+    from CMBDetectorLib.errors import DeviceMemoryError
+    from CMBDetectorWindow.search import Outcome
+
+    panel.ui.sampleButton.click()
+    swi, phase = panel._parameterNode.swi, panel._parameterNode.phase
+    panel._request = (swi, phase, "auto")
+    panel.showOutcome(Outcome("error", "The memory of the GPU does not suffice.", DeviceMemoryError.exit_code))
+    assert panel.search.isRunning and panel._request == (swi, phase, "cpu")
+    assert "searching on the CPU" in panel.ui.stageLabel.text
+    assert '"device": "cpu"' in (panel.logic.resultFolder.parent / "request.json").read_text()
+    panel.ui.detectButton.click()
+    wait(lambda: not panel.search.isRunning)
+    panel._request = (swi, phase, "cuda")  # asked for by name: then it is for the user to decide
+    panel.showOutcome(Outcome("error", "The memory of the GPU does not suffice.", DeviceMemoryError.exit_code))
+    assert not panel.search.isRunning and "GPU" in panel.ui.stageLabel.text
