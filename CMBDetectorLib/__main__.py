@@ -162,7 +162,8 @@ def evaluate(options: argparse.Namespace) -> None:
     report = evaluate_cases(
         options.cases,
         options.out,
-        settings=Settings(threshold=options.threshold, device=options.device, polarity=options.polarity),
+        # A scan that preflight doubts counts, too: it is searched all the same.
+        settings=Settings(threshold=options.threshold, device=options.device, polarity=options.polarity, force=True),
         with_phase=not options.without_phase,
         models_dir=options.models,
         progress=_progress(options),
