@@ -19,7 +19,8 @@ def interval(
     Parameters
     ----------
     cases : sequence
-        One entry per patient.
+        One entry per patient. Simulated cases of one head are taken as patients of their own, although they share
+        its anatomy: with few heads the interval is too narrow.
     figure : callable
         The figure of a sample of them; NaN where that sample does not define it, such as a sensitivity without
         lesions.

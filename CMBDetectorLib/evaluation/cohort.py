@@ -33,7 +33,7 @@ from CMBDetectorLib.volume import read_volume
 Progress = Callable[[str, float, str], None]
 SIZES_MM = ((0.0, 2.0), (2.0, 3.0), (3.0, 5.0), (5.0, 99.0))
 CONTRASTS = ((0.0, 0.5), (0.5, 0.8), (0.8, 1.01))
-NO_MIMIC = "no known mimic"
+NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 
 
@@ -136,10 +136,10 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
         "lesions": sum(m.lesions for m in primary),
         "at_threshold": _plain(operating_point(primary, threshold)),
         "intervals": {
-            name: [None if np.isnan(end) else round(end, 4) for end in interval(primary, pooled(name))]
+            name: [_number(end) for end in interval(primary, pooled(name))]
             for name in ("sensitivity", "false_positives_per_case", "precision")
         },
-        "sensitivity_at_false_positives": {f"{level:g}": round(sensitivity_at(curve, level), 4) for level in FROC_AT},
+        "sensitivity_at_false_positives": {f"{level:g}": _number(sensitivity_at(curve, level)) for level in FROC_AT},
         "false_positives_on": dict(_mimics_found(done, primary, threshold).most_common()),
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
@@ -153,17 +153,29 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
 
 
 def _mimics_found(done: list[Evaluated], matched: list[Matches], threshold: float) -> Counter[str]:
-    """Kinds of mimics that the false positives lie on, the nearest within `PRIMARY_MM`."""
+    """Kinds of mimics within `PRIMARY_MM` of the false positives, the nearest of each.
+
+    Veins are everywhere: some lie near by chance.
+    """
     kinds: Counter[str] = Counter()
     for case, found in zip(done, matched, strict=True):
         kept = sorted((c for c in case.result.candidates if not c.is_excluded), key=lambda c: -c.probability)
         mimics = case.truth["mimics"]
         places = np.reshape([mimic["center_ras_mm"] for mimic in mimics], (-1, 3))
+        lesions = np.reshape([lesion["center_ras_mm"] for lesion in case.truth["lesions"]], (-1, 3))
         for n in np.flatnonzero((found.lesion == FALSE) & (found.probability >= threshold)):
+            if np.linalg.norm(lesions - kept[n].center_ras_mm, axis=1).min(initial=np.inf) <= PRIMARY_MM:
+                kinds[FOUND_TWICE] += 1
+                continue
             distance = np.linalg.norm(places - kept[n].center_ras_mm, axis=1)
             near = distance.size and distance.min() <= PRIMARY_MM
             kinds[mimics[int(distance.argmin())]["kind"] if near else NO_MIMIC] += 1
     return kinds
+
+
+def _number(value: float) -> float | None:
+    """Make a number fit for JSON, which knows no NaN."""
+    return None if np.isnan(value) else round(value, 4)
 
 
 def _plain(point: OperatingPoint) -> dict[str, float | None]:

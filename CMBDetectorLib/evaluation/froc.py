@@ -66,7 +66,12 @@ def operating_point(cases: Sequence[Matches], threshold: float) -> OperatingPoin
 
 
 def sensitivity_at(curve: Sequence[OperatingPoint], false_positives_per_case: float) -> float:
-    """Largest sensitivity on a FROC curve with at most so many false positives per case; 0 where none is low enough."""
+    """Largest sensitivity on a FROC curve with at most so many false positives per case.
+
+    0 where none is low enough; NaN where there is no lesion to find.
+    """
+    if any(np.isnan(p.sensitivity) for p in curve):
+        return float("nan")
     return max((p.sensitivity for p in curve if p.false_positives_per_case <= false_positives_per_case), default=0.0)
 
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 from CMBDetectorLib.simulation.protocols import Protocol
 
+BRIGHTEST = 2.0
+
 
 @dataclass(frozen=True, eq=False)
 class StoredImages:
@@ -109,6 +111,15 @@ def homodyne(
 def phase_mask(phase_rad: torch.Tensor) -> torch.Tensor:
     """Weight that darkens paramagnetic (positive) phase: 1 up to zero, falling linearly to 0 at pi (Haacke 2004)."""
     return 1 - phase_rad.clamp(min=0) / torch.pi
+
+
+def mask_change(before_rad: torch.Tensor, after_rad: torch.Tensor, power: int) -> torch.Tensor:
+    """Factor on a masked magnitude when its filtered phase changes, at most `BRIGHTEST`.
+
+    The vendor's mask is not known exactly: lifting it must not make a vein shine.
+    """
+    change = (phase_mask(after_rad) / phase_mask(before_rad).clamp(min=1e-3)) ** power
+    return change.clamp(max=BRIGHTEST)
 
 
 def _coil(image: torch.Tensor, random: np.random.Generator) -> torch.Tensor:

@@ -104,7 +104,7 @@ def render(
     )
     if random.random() < FLOW_VOIDS:  # fast flow has left before the echo
         artery_signal *= float(random.uniform(0.0, 0.3))
-    spectra, bare, full = [], [], []
+    spectra, full = [], []
     group = max(1, 16 // per_slice)
     for start in range(0, slices, group):
         stop = min(slices, start + group)
@@ -115,7 +115,6 @@ def render(
         for share, blood_signal in ((veins[:, :, fine], vein_signal), (arteries[:, :, fine], artery_signal)):
             magnitude += share * (blood_signal - magnitude)
         signal = torch.polar(magnitude, shift.mul_(protocol.rad_per_ppm))
-        bare.append(_blocks(_average(signal, per_slice)))
         for found in factors:
             if found is None:
                 continue
@@ -125,11 +124,10 @@ def render(
                 signal[rows, columns, low - fine.start : high - fine.start] *= factor[
                     :, :, low - depth.start : high - depth.start
                 ]
-        averaged = _average(signal, per_slice)
-        full.append(_blocks(averaged))
-        spectra.append(sample(averaged, fov_mm, protocol))
+        thick = _average(signal, per_slice)
+        full.append(_blocks(thick))
+        spectra.append(sample(thick, fov_mm, protocol))
     image = torch.cat(full, dim=2)
-    ratio = image / (torch.cat(bare, dim=2) + 1e-9)
 
     white = float(torch.median(image.abs()[::4, ::4][_upsample_mask(placed, slices, protocol)[::4, ::4]]))
     raw_phase = bool(random.random() < 0.25)
@@ -153,6 +151,8 @@ def render(
         "echo_time_ms": protocol.echo_time_ms,
         "field_t": protocol.field_t,
         "paramagnetic_sign": protocol.paramagnetic_sign,
+        "mask_power": protocol.mask_power,
+        "acquired_mm": round(protocol.acquired_mm, 3),
         "raw_phase": raw_phase,
         "moved": stored.moved,
         "head": head.name,
@@ -161,11 +161,13 @@ def render(
         "faint": [],
         "mimics": [],
     }
-    clean = image.abs() * phase_mask(homodyne(image, protocol.filter_mm, block_mm[:2].tolist())) ** protocol.mask_power
+    filtered = homodyne(image, protocol.filter_mm, block_mm[:2].tolist(), protocol.filter_window)
+    clean = image.abs() * phase_mask(filtered) ** protocol.mask_power
     for source, found in zip(sources, factors, strict=True):
         if found is None:
             continue
-        seen = appearance(ratio, source, first_mm, block_mm, protocol.acquired_mm)
+        alone = averaged(*found, (BLOCK, BLOCK, per_slice))[1]
+        seen = appearance(alone, block_mm, protocol.mask_power, protocol.acquired_mm)
         around = _near(clean, source.center_mm, source.diameter_mm + 3.0, first_mm, block_mm)
         center_ras_mm = rotation @ source.center_mm + offset
         side = _side(source.center_mm, placed)
@@ -186,7 +188,7 @@ def render(
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a source does to the SWI, without noise.
+    """What a source alone does to the SWI, without noise.
 
     Attributes
     ----------
@@ -343,25 +345,24 @@ def _mars_on(
 
 
 def appearance(
-    ratio: torch.Tensor, source: Source, first_mm: npt.NDArray, step_mm: npt.NDArray, acquired_mm: float = 0.0
+    factor: torch.Tensor, voxel_mm: npt.NDArray, mask_power: int = 4, acquired_mm: float = 0.0
 ) -> Appearance:
-    """What a source does to the SWI.
+    """What a source alone does to the SWI of even tissue.
 
     Parameters
     ----------
-    ratio : complex Tensor
-        Signal with the source over signal without, on a grid in the source's frame.
-    first_mm, step_mm : ndarray, shape (3,)
-        Center of that grid's first voxel, and its spacing.
+    factor : complex Tensor, shape (R, A, S)
+        Signal with the source over signal without, on voxels all around it (`sources.averaged`).
+    voxel_mm : ndarray, shape (3,)
+        Size of these voxels.
+    mask_power : int
+        How often the phase mask multiplies the magnitude.
     acquired_mm : float
         In-plane size of a voxel that the scanner resolves.
     """
-    part = _near(ratio, source.center_mm, source.diameter_mm / 2 + 7.0, first_mm, step_mm)
-    if not part.numel():
-        return Appearance(0.0, 0.0, 0.0)
-    loss = 1 - part.abs() * phase_mask(part.angle()) ** 4
-    volume = float((loss > 0.2).sum()) * float(step_mm.prod())
-    window = [min(max(1, round(acquired_mm / step)), n) for step, n in zip(step_mm[:2], loss.shape[:2], strict=True)]
+    loss = 1 - factor.abs() * phase_mask(factor.angle()) ** mask_power
+    volume = float((loss > 0.2).sum()) * float(voxel_mm.prod())
+    window = [min(max(1, round(acquired_mm / step)), n) for step, n in zip(voxel_mm[:2], loss.shape[:2], strict=True)]
     voxels = F.avg_pool2d(loss.permute(2, 0, 1)[None], window, stride=1)
     return Appearance(float(loss.max()), float(voxels.max()), float(np.cbrt(6 * volume / np.pi)))
 

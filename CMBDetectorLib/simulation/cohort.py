@@ -12,7 +12,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.simulation.case import render, write_case
 from CMBDetectorLib.simulation.heads import list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
-from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
+from CMBDetectorLib.simulation.protocols import PROTOCOLS, Protocol, vary
 from CMBDetectorLib.simulation.vessels import VesselTree, grow_vessels
 
 BURDENS = ("realistic", "none", "many", "training")  # training: many and none in turn
@@ -35,8 +35,9 @@ def simulate(
 ) -> None:
     """Render ``case_0000``, ``case_0001``, ... into `out`; a case that is already there is kept.
 
-    Case n uses head n (cyclically), the next protocol of its kind, and the seed ``seed + n``; so any range of cases
-    can be rendered apart and is the same to the bit on the same type of device.
+    Case n uses head n (cyclically), a protocol of its kind, so that every head meets every protocol in turn, and the
+    seed ``seed + n``; so any range of cases can be rendered apart. It is the same to the bit on the same type of device
+    with the same number of threads.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def simulate(
         head = load_head(heads_dir, name)
         if name not in grown:
             grown[name] = grow_vessels(head, seed=int(name) if name.isdigit() else 0)
-        kind = kinds[(n + n // len(names)) % len(kinds)]
+        kind = protocol_of(n, names, kinds)
         if varied:
             kind = vary(kind, np.random.default_rng([seed, n]))
         load = ("many", "none")[(n // len(names)) % 2] if burden == "training" else burden
@@ -76,3 +77,8 @@ def simulate(
             montage(case).save(folder / "montage.png")
         write_case(case, folder)
     progress("simulate", 1.0, f"{cases} cases in {out}")
+
+
+def protocol_of(case: int, heads: Sequence[str], protocols: Sequence[Protocol]) -> Protocol:
+    """Protocol of a case: every head meets every protocol, one round of the heads after another."""
+    return protocols[(case % len(heads) + case // len(heads)) % len(protocols)]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 
 from CMBDetectorLib.candidate import Location
@@ -21,13 +20,12 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase import high_pass
 from CMBDetectorLib.phase_range import known_scale, to_radians
 from CMBDetectorLib.preprocessing import as_stored
-from CMBDetectorLib.simulation.acquisition import phase_mask
+from CMBDetectorLib.simulation.acquisition import mask_change
 from CMBDetectorLib.simulation.case import SimulatedCase, add_truth, appearance
 from CMBDetectorLib.simulation.protocols import PROTOCOLS
-from CMBDetectorLib.simulation.sources import REGION_SHARE, Source, microbleed
+from CMBDetectorLib.simulation.sources import REGION_SHARE, Box, Source, averaged, microbleed
 from CMBDetectorLib.volume import Acquisition, Volume
 
-BRIGHTEST = 2.0  # the vendor's mask is not known: lifting it must not make a vein shine
 UNFILTERED_RAD = 0.4  # taken out by the high-pass filter; below, the vendor has filtered before
 APART_MM = 6.0
 DARK = 0.75  # of the tissue around; a place with darker voxels holds a vein or a lesion already
@@ -36,7 +34,6 @@ TRIES = 300
 GRID_MM = 0.5  # of the factor that is averaged over the voxels
 ECHO_MS, FIELD_T = (1.0, 100.0), (0.2, 12.0)  # outside, the number is in another unit
 
-Box = tuple[slice, slice, slice]
 LocationOf = Callable[[npt.NDArray[np.float64]], Location | None]
 
 
@@ -99,10 +96,10 @@ def implant(
         found = voxel_factor(source, scan, rad_per_ppm)
         if found is not None:
             factor[found[0]] *= found[1]
-            placed.append(source)
+            placed.append((source, found[1]))
     reached = (factor != 1).numpy()
     if not reached.any():
-        return Implanted(swi, phase, _truth(placed, factor, scan, location_of))
+        return Implanted(swi, phase, _truth(placed, scan, mask_power, location_of))
     # What the phase filter leaves of the sources' phase. Exact where the rest of the head is uniform.
     filtered_rad = torch.from_numpy(high_pass(factor.angle().numpy(), factor.abs().numpy(), scan.ijk_to_ras)[reached])
     before_rad, new_phase = torch.zeros_like(filtered_rad), phase
@@ -117,10 +114,9 @@ def implant(
         before_rad = paramagnetic_sign * torch.from_numpy(seen_by_mask[reached])
         new_phase = as_stored(_shifted(stored.array, reached, paramagnetic_sign * shift_rad.numpy()), phase)
     after_rad = torch.remainder(before_rad + filtered_rad + torch.pi, 2 * torch.pi) - torch.pi
-    mask = (phase_mask(after_rad) / phase_mask(before_rad).clamp(min=1e-3)) ** mask_power
-    gain = (factor.abs()[reached] * mask.clamp(max=BRIGHTEST)).numpy()
+    gain = (factor.abs()[reached] * mask_change(before_rad, after_rad, mask_power)).numpy()
     new_swi = as_stored(_dimmed(scan.array, reached, gain), swi)
-    return Implanted(new_swi, new_phase, _truth(placed, factor, scan, location_of))
+    return Implanted(new_swi, new_phase, _truth(placed, scan, mask_power, location_of))
 
 
 def voxel_factor(source: Source, scan: Volume, rad_per_ppm: float) -> tuple[Box, torch.Tensor] | None:
@@ -152,13 +148,7 @@ def voxel_factor(source: Source, scan: Volume, rad_per_ppm: float) -> tuple[Box,
     found = replace(source, balls_mm=source.balls_mm @ axes).factor(origin, fine_mm, (r, a, s), rad_per_ppm, b0)
     if found is None:
         return None
-    fine, factor = found
-    # Filled up to whole voxels with 1, where the source does nothing.
-    missing = [(edge.start % n, -edge.stop % n) for edge, n in zip(fine, parts, strict=True)]
-    factor = F.pad(factor, [int(n) for pair in reversed(missing) for n in pair], value=1)
-    box = [slice(int(edge.start // n), int(-(-edge.stop // n))) for edge, n in zip(fine, parts, strict=True)]
-    blocks = [int(size) for edge, n in zip(box, parts, strict=True) for size in (edge.stop - edge.start, n)]
-    return (box[0], box[1], box[2]), factor.reshape(blocks).mean(dim=(1, 3, 5))
+    return averaged(*found, [int(n) for n in parts])
 
 
 def choose_places(
@@ -244,6 +234,7 @@ def implanted_case(
         "echo_time_ms": echo_time_ms,
         "field_t": field_t,
         "paramagnetic_sign": paramagnetic_sign,
+        "mask_power": protocol.mask_power,
         "head": head,
         "seed": seed,
         **done.truth,
@@ -308,15 +299,12 @@ def _is_whole(stored: npt.NDArray) -> bool:
 
 
 def _truth(
-    sources: list[Source], factor: torch.Tensor, scan: Volume, location_of: LocationOf
+    placed: list[tuple[Source, torch.Tensor]], scan: Volume, mask_power: int, location_of: LocationOf
 ) -> dict[str, list[dict[str, Any]]]:
     truth: dict[str, list[dict[str, Any]]] = {"lesions": [], "faint": [], "mimics": []}
-    spacing, axes = scan.spacing_mm, scan.ijk_to_ras[:3, :3] / scan.spacing_mm
-    for source in sources:
+    for source, factor in placed:
         location = location_of(source.center_mm)
-        in_scan = replace(source, balls_mm=source.balls_mm @ axes)
-        first = scan.ijk_to_ras[:3, 3] @ axes
-        seen = appearance(factor, in_scan, first, spacing)
+        seen = appearance(factor, scan.spacing_mm, mask_power)
         side = location.side.value if location else ""
         add_truth(truth, source, source.center_mm, seen, side)
     return truth

@@ -7,6 +7,7 @@ simulated head or any existing scan (superposition).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from scipy import ndimage
 from CMBDetectorLib.simulation import heads
 from CMBDetectorLib.simulation.field import field_shift_ppm
 
+Box = tuple[slice, slice, slice]
+
+FADE_MM = 3.0  # over which a source's field is faded out at the edge of its box
 COMPACT_MM = 0.25  # grid on which a small source's field is computed
 
 # Share of microbleeds per group region: lobar, deep, infratentorial (mixed etiologies; ours).
@@ -57,7 +61,7 @@ class Source:
 
     @property
     def diameter_mm(self) -> float:
-        """Diameter of the ball of the same extent."""
+        """Diameter of the ball of the same volume or, where that is smaller, extent; balls that overlap count twice."""
         reach = np.linalg.norm(self.balls_mm - self.center_mm, axis=1) + self.radii_mm
         return float(2 * min(reach.max(), np.cbrt((self.radii_mm**3).sum())))
 
@@ -69,11 +73,11 @@ class Source:
         rad_per_ppm: float,
         b0_direction: tuple[float, float, float],
         device: torch.device | str = "cpu",
-    ) -> tuple[tuple[slice, slice, slice], torch.Tensor] | None:
+    ) -> tuple[Box, torch.Tensor] | None:
         """Complex factor on the signal of a grid, and the box of that grid that it covers.
 
         Small sources are computed at `COMPACT_MM` or finer and averaged. The factor fades to 1 at the edge of the
-        box, whose half-width is five times the source's radius but at least 7 mm.
+        box, which reaches beyond the source by twice its extent, at least 7 mm and at most 16 mm.
 
         Returns
         -------
@@ -102,8 +106,9 @@ class Source:
         phase = field_shift_ppm(fraction * self.chi_ppm, tuple(fine_mm), b0_direction, padding=max(size) // 2)
         phase *= rad_per_ppm
         for i in range(3):
-            edge = torch.minimum(axes[i] - axes[i][0], axes[i][-1] - axes[i])
-            window = torch.sin((edge / 3.0).clamp(0, 1) * torch.pi / 2) ** 2
+            # From where the box would end if the grid did not: at the grid's face the field goes on.
+            edge = torch.minimum(axes[i] - float(low[i] - margin), float(high[i] + margin) - axes[i])
+            window = torch.sin((edge / FADE_MM).clamp(0, 1) * torch.pi / 2) ** 2
             phase *= window.view([-1 if j == i else 1 for j in range(3)])
         signal = torch.polar(1 - fraction * (1 - self.inside_signal), phase)
         if (finer > 1).any():
@@ -112,6 +117,16 @@ class Source:
             signal = torch.complex(averaged[0].contiguous(), averaged[1].contiguous())
         box = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
         return (box[0], box[1], box[2]), signal
+
+
+def averaged(box: Box, factor: torch.Tensor, parts: Sequence[int]) -> tuple[Box, torch.Tensor]:
+    """Mean of a source's factor over voxels of `parts` fine ones along each axis, and the box of those voxels."""
+    # Filled up to whole voxels with 1, where the source does nothing.
+    missing = [(edge.start % n, -edge.stop % n) for edge, n in zip(box, parts, strict=True)]
+    factor = F.pad(factor, [int(n) for pair in reversed(missing) for n in pair], value=1)
+    r, a, s = (slice(int(edge.start // n), int(-(-edge.stop // n))) for edge, n in zip(box, parts, strict=True))
+    blocks = [int(size) for edge, n in zip((r, a, s), parts, strict=True) for size in (edge.stop - edge.start, n)]
+    return (r, a, s), factor.reshape(blocks).mean(dim=(1, 3, 5))
 
 
 def microbleed_count(burden: str, random: np.random.Generator) -> int:
@@ -210,7 +225,7 @@ def mimics(labels: npt.NDArray[np.int16], mars: npt.NDArray[np.uint8], origin_mm
             balls = origin_mm + near + random.uniform(-0.4, 0.4, near.shape)
             found.append(
                 Source(kind="siderosis", balls_mm=balls, radii_mm=random.uniform(0.4, 0.8, len(near)),
-                       chi_ppm=random.uniform(0.5, 1.5), inside_signal=0.5)
+                       chi_ppm=random.uniform(0.5, 1.5), inside_signal=0.5, sub_region=int(mars[tuple(place)]))
             )  # fmt: skip
     for kind, chance, low, high in (("cavernoma", 0.05, 6.0, 14.0), ("old hemorrhage", 0.08, 11.0, 24.0)):
         place = somewhere(mars > 0) if random.random() < chance else None
@@ -220,7 +235,8 @@ def mimics(labels: npt.NDArray[np.int16], mars: npt.NDArray[np.uint8], origin_mm
             offsets *= (size / 2 * random.random(14) ** 0.5 / np.linalg.norm(offsets, axis=1))[:, None] * 0.7
             found.append(
                 Source(kind=kind, balls_mm=origin_mm + place + offsets, radii_mm=random.uniform(0.15, 0.3, 14) * size,
-                       chi_ppm=random.uniform(0.3, 0.9), inside_signal=random.uniform(0.2, 0.9))
+                       chi_ppm=random.uniform(0.3, 0.9), inside_signal=random.uniform(0.2, 0.9),
+                       sub_region=int(mars[tuple(place)]))
             )  # fmt: skip
     return [source for source in found if len(source.radii_mm)]
 

@@ -32,7 +32,6 @@ SOFT = Tissue(0.75, 1100, 22, 3.0, 0.0)
 FAT = Tissue(0.95, 380, 18, 4.0, 0.6)
 VEIN = Tissue(0.85, 1650, 18, 9.0, 0.38)
 ARTERIAL = Tissue(0.95, 700, 6, 1.0, 0.0)  # inflow shortens the apparent T1
-CALCIUM = Tissue(0.25, 1000, 40, 20.0, -2.5)
 BONE = Tissue(0.04, 300, 200, 60.0, BONE_CHI_PPM)
 AIR = Tissue(0.0, 1000, 0, 0, AIR_CHI_PPM)
 

@@ -96,8 +96,14 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
             for kind in kinds
         )
         lesions = Lesions(center_mm, diameter_mm, counts)
-        rad_per_ppm = radians_per_ppm(truth["field_t"], truth["echo_time_ms"])
-        scan = Scan(rad_per_ppm, pixel_mm=float(spacing_mm[0]), slice_mm=float(spacing_mm[2]))
+        b0 = ijk_to_ras[2, :3] / np.linalg.norm(ijk_to_ras[:3, :3], axis=0)  # S of the patient, along the crop's axes
+        scan = Scan(
+            radians_per_ppm(truth["field_t"], truth["echo_time_ms"]),
+            acquired_mm=truth["acquired_mm"],
+            slice_mm=float(spacing_mm[2]),
+            mask_power=truth["mask_power"],
+            b0_direction=(float(b0[0]), float(b0[1]), float(b0[2])),
+        )
         cases.append(Case(image, lesions, mimics_mm, tissue, scan))
     return cases
 
@@ -128,13 +134,13 @@ def _cached(
 
 
 def tissue_on(made: preprocessing.NetworkInput, mars: Volume) -> npt.NDArray[np.bool_]:
-    """Voxels of the detector's input in brain tissue, by the nearest voxel of the MARS label map in R, A, S order."""
+    """Voxels of the detector's input in brain tissue but its surface, by the nearest of a MARS map in R, A, S order."""
     between = np.linalg.inv(mars.ijk_to_ras) @ made.ijk_to_ras  # the grids' axes are parallel
     nearest = [
         np.rint(between[axis, 3] + between[axis, axis] * np.arange(n)).astype(int).clip(0, last - 1)
         for axis, (n, last) in enumerate(zip(made.array.shape[1:], mars.array.shape, strict=True))
     ]
-    return mars.array[np.ix_(*nearest)] > 0
+    return ndimage.binary_erosion(mars.array > 0)[np.ix_(*nearest)]
 
 
 def is_fresh(cached: Path, folder: Path) -> bool:
@@ -169,10 +175,11 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
     images, labels, boxes, present = [], [], [], []
     cells = tuple(size // stride for size, stride in zip(config.crop, STRIDE, strict=True))
     for n in range(config.batch):
-        image, lesions = draw_crop(cases, config, rng, with_lesions=n < config.batch / 2)
+        has_phase = rng.random() >= config.without_phase
+        image, lesions = draw_crop(cases, config, rng, with_lesions=n < config.batch / 2, has_phase=has_phase)
         image, lesions = turn(image, lesions, rng)
         label, box = assign((cells[0], cells[1], cells[2]), lesions)
-        images.append(vary(image, config.without_phase, rng))
+        images.append(vary(image, has_phase, rng))
         labels.append(label)
         boxes.append(box)
         present.append(lesions.present)
@@ -185,7 +192,7 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
 
 
 def draw_crop(
-    cases: Sequence[Case], config: DetectorTraining, rng: np.random.Generator, *, with_lesions: bool
+    cases: Sequence[Case], config: DetectorTraining, rng: np.random.Generator, *, with_lesions: bool, has_phase: bool
 ) -> tuple[Array, Lesions]:
     """Cut a crop around a random lesion, or one around a random mimic or place in the brain that holds no lesion.
 
@@ -217,7 +224,7 @@ def draw_crop(
         lesions = cut(case, center_mm, config.crop)[1]
         if not lesions.present:
             break
-    if rng.random() < config.calcified:
+    if has_phase and rng.random() < config.calcified:  # without phase, nothing tells calcium from a microbleed
         return _implanted(case, center_mm, config, int(rng.integers(1, 4)), rng, calcified=True)
     return cut(case, center_mm, config.crop)
 
@@ -235,10 +242,11 @@ def _implanted(
     image, lesions = cut(case, center_mm, config.crop)
     if case.tissue is None or case.scan is None:
         return image, lesions
-    inside, place = _overlap(case, center_mm, config.crop)[1:]
+    start, inside, place = _overlap(case, center_mm, config.crop)
     tissue = np.zeros(config.crop, bool)
     tissue[place] = case.tissue[inside]
-    return implant(image, tissue, lesions, case.scan, count, rng, calcified=calcified)
+    mimics_mm = np.concatenate([np.empty((0, 3)), *case.mimics_mm]) - start * SPACING_MM
+    return implant(image, tissue, lesions, mimics_mm, case.scan, count, rng, calcified=calcified)
 
 
 def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -291,7 +299,7 @@ def turn(image: Array, lesions: Lesions, rng: np.random.Generator) -> tuple[Arra
     return image, Lesions(center_mm, lesions.diameter_mm, lesions.counts)
 
 
-def vary(image: Array, without_phase: float, rng: np.random.Generator) -> Array:
+def vary(image: Array, has_phase: bool, rng: np.random.Generator) -> Array:
     """Random contrast, gamma, blur and noise of a crop (2, R, A, S); outside the brain stays 0."""
     swi, phase = image
     brain = swi != 0
@@ -303,6 +311,6 @@ def vary(image: Array, without_phase: float, rng: np.random.Generator) -> Array:
         swi, phase = (ndimage.gaussian_filter(channel, (sigma, sigma, 0)) for channel in (swi, phase))
     swi = swi + rng.uniform(0, 0.08) * rng.standard_normal(swi.shape, np.float32)
     phase = phase + rng.uniform(0, 0.08) * rng.standard_normal(phase.shape, np.float32)
-    if rng.random() < without_phase:
+    if not has_phase:
         phase = np.zeros_like(phase)
     return np.clip(np.stack((swi, phase)) * brain, -1, 1).astype(np.float32)

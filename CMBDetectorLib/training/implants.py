@@ -14,32 +14,44 @@ import torch
 import torch.nn.functional as functional
 
 from CMBDetectorLib.networks.anchors import SPACING_MM
-from CMBDetectorLib.simulation.acquisition import homodyne, phase_mask
+from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
 from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
-from CMBDetectorLib.simulation.sources import Source, irregular, microbleed
+from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed
 from CMBDetectorLib.training.targets import Lesions
 
 Array = npt.NDArray[np.float32]
 
 FINE_MM = np.array([0.5, 0.5, 0.5])  # half of the crop's voxel through the slice
-UPRIGHT = (0.0, 0.0, 1.0)  # of B0; slices are oblique by a few degrees at most
-APART_MM = 6.0  # centers, from each other and from lesions that are there
-FILTER_MM = (2.0, 7.0)  # resolution of the vendor's low-pass, which nobody tells
-BRIGHTEST = 2.0  # the vendor's mask is not known: lifting it must not make a vein shine
+APART_MM = 6.0  # centers, from each other and from lesions and mimics that are there
+FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the physics needs to know of the scan behind a crop: phase per ppm, and the acquired voxel, mm."""
+    """What the physics needs to know of the scan behind a crop.
+
+    Attributes
+    ----------
+    rad_per_ppm : float
+        Phase at the echo per ppm of field shift.
+    acquired_mm, slice_mm : float
+        Voxel that was acquired, in plane and through the slice.
+    mask_power : int
+        How often the phase mask multiplied the magnitude.
+    b0_direction : tuple of float
+        B0 along R, A, S of the crop.
+    """
 
     rad_per_ppm: float
-    pixel_mm: float
+    acquired_mm: float
     slice_mm: float
+    mask_power: int = 4
+    b0_direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
 
 def implant(
-    image: Array, tissue: npt.NDArray[np.bool_], lesions: Lesions, scan: Scan, count: int, rng: np.random.Generator,
-    *, calcified: bool = False,
+    image: Array, tissue: npt.NDArray[np.bool_], lesions: Lesions, mimics_mm: npt.NDArray[np.float64], scan: Scan,
+    count: int, rng: np.random.Generator, *, calcified: bool = False,
 ) -> tuple[Array, Lesions]:  # fmt: skip
     """Put random sources into a crop.
 
@@ -51,6 +63,8 @@ def implant(
         Brain tissue; sources have their centers there.
     lesions : Lesions
         Those in and near the crop.
+    mimics_mm : ndarray, shape (M, 3)
+        Mimics, mm from the center of voxel 0; sources keep away from them.
     count : int
         How many sources; fewer where there is no room.
     calcified : bool
@@ -63,21 +77,21 @@ def implant(
         With the new microbleeds; those too faint to see do not count.
     """
     places = np.argwhere(tissue)
+    taken = [*lesions.center_mm, *mimics_mm]
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
     for _ in range(count if len(places) else 0):
         center = (places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
-        if any(np.linalg.norm(center - other) < APART_MM for other in centers):
+        if any(np.linalg.norm(center - other) < APART_MM for other in taken):
             continue
         source = calcification(center, rng) if calcified else microbleed(center, 0, rng)
         found = factor_on_crop(source, image.shape[1:], scan)
         if found is None:
             continue
-        box, factor = found
-        image = _changed(image, box, factor, float(rng.uniform(*FILTER_MM)))
+        image = _changed(image, *found, scan.mask_power, float(rng.uniform(*FILTER_MM)))
+        taken.append(source.center_mm)
         if calcified:
             continue
-        first_mm = np.array([part.start for part in box]) * SPACING_MM
-        seen = appearance(factor, source, first_mm, np.array(SPACING_MM))
+        seen = appearance(found[1], np.array(SPACING_MM), scan.mask_power)
         centers.append(source.center_mm)
         diameters.append(seen.diameter_mm)
         counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
@@ -90,41 +104,40 @@ def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) 
     return irregular("calcification", center_mm, float(rng.uniform(0.8, 4.0)), chi, inside, rng, 0)
 
 
-def factor_on_crop(
-    source: Source, shape: tuple[int, ...], scan: Scan
-) -> tuple[tuple[slice, slice, slice], torch.Tensor] | None:
+def factor_on_crop(source: Source, shape: tuple[int, ...], scan: Scan) -> tuple[Box, torch.Tensor] | None:
     """Complex factor of a source on the voxels of a crop, and the box that it covers; None off the crop.
 
-    Every voxel holds the mean over the acquired voxel around it.
+    Every voxel holds the mean over the acquired voxel around it. The interpolation between slices, which a rendered
+    lesion has gone through, is left out.
     """
     r, a, s = shape
     origin = np.array([0.0, 0.0, -0.5 * FINE_MM[2]])
-    found = source.factor(origin, FINE_MM, (r, a, 2 * s), scan.rad_per_ppm, UPRIGHT)
+    found = source.factor(origin, FINE_MM, (r, a, 2 * s), scan.rad_per_ppm, scan.b0_direction)
     if found is None:
         return None
     (rows, columns, depth), fine = found
-    before, after = depth.start % 2, -depth.stop % 2  # filled up to whole voxels with 1, where the source does nothing
-    fine = functional.pad(fine, (before, after), value=1)
-    factor = fine.unflatten(2, (-1, 2)).mean(dim=3)
-    parts = torch.stack([factor.real, factor.imag])
-    window = [max(1, round(mm / step)) for mm, step in zip((scan.pixel_mm,) * 2, SPACING_MM, strict=False)]
-    window.append(max(1, round(scan.slice_mm / SPACING_MM[2])))
-    # Padded by the edge, which is 1; an even window is half a voxel off, less than the lesion's own irregularity.
-    padding = [n for size in reversed(window) for n in ((size - 1) // 2, size // 2)]
-    parts = functional.avg_pool3d(functional.pad(parts[None], padding, mode="replicate"), window, stride=1)[0]
+    fine = functional.pad(fine, (depth.start % 2, depth.stop % 2), value=1)  # where the source does nothing
+    window = [_odd(scan.acquired_mm / SPACING_MM[0]), _odd(scan.acquired_mm / SPACING_MM[1])]
+    slab = 2 * max(1, round(scan.slice_mm / SPACING_MM[2]))  # of fine voxels, two to a voxel of the crop
+    padding = [slab // 2 - 1, slab // 2 - 1, *(n // 2 for n in reversed(window) for _ in range(2))]
+    parts = functional.pad(torch.stack([fine.real, fine.imag])[None], padding, mode="replicate")
+    parts = functional.avg_pool3d(parts, [*window, slab], stride=[1, 1, 2])[0]
     return (rows, columns, slice(depth.start // 2, (depth.stop + 1) // 2)), torch.complex(parts[0], parts[1])
 
 
-def _changed(image: Array, box: tuple[slice, slice, slice], factor: torch.Tensor, filter_mm: float) -> Array:
+def _odd(voxels: float) -> int:
+    """Nearest odd number, as an even window would lie half a voxel off."""
+    return 2 * round((voxels - 1) / 2) + 1
+
+
+def _changed(image: Array, box: Box, factor: torch.Tensor, mask_power: int, filter_mm: float) -> Array:
     """Crop after a factor: signal lost and masked, phase added and wrapped; outside the brain stays 0."""
     part = (slice(None), *box)
     swi, phase = torch.from_numpy(np.ascontiguousarray(image[part]))
-    brain = swi != 0
     before_rad = phase * torch.pi
     shift_rad = homodyne(factor, filter_mm, SPACING_MM[:2])
     after_rad = torch.remainder(before_rad + shift_rad + torch.pi, 2 * torch.pi) - torch.pi
-    mask = (phase_mask(after_rad) / phase_mask(before_rad).clamp(min=1e-3)) ** 4
-    swi = (swi + 1) * factor.abs() * mask.clamp(max=BRIGHTEST) - 1
+    new_swi = (swi + 1) * factor.abs() * mask_change(before_rad, after_rad, mask_power) - 1
     changed = image.copy()
-    changed[part] = (torch.stack([swi, after_rad / torch.pi]).clamp(-1, 1) * brain).numpy()
+    changed[part] = (torch.stack([new_swi, after_rad / torch.pi]).clamp(-1, 1) * (swi != 0)).numpy()
     return changed

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import NO_MIMIC, Evaluated, figures, region_dice
+from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures, region_dice
 from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point, sensitivity_at
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 from Testing.synthetic_result import synthetic_result
@@ -131,6 +134,28 @@ def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
     assert report["location_right"]["region"] == {"right": 1, "of": 1}
     assert [row["false_positives"] for row in report["per_case"]] == [2, 3]
     assert report["intervals"]["sensitivity"] == [0.5, 0.5], "one case alone has lesions"
+
+
+def test_cases_without_any_lesion_still_give_a_report():
+    report = figures([evaluated([], []), evaluated([], [])])
+    assert report["at_threshold"]["sensitivity"] is None
+    assert report["sensitivity_at_false_positives"]["4"] is None
+    assert report["at_threshold"]["false_positives_per_free_case"] == 3.0
+    json.dumps(report, allow_nan=False)
+
+
+def test_a_second_detection_of_a_lesion_is_not_blamed_on_a_mimic():
+    case = evaluated([1], [])
+    first = case.truth["lesions"][0]["center_ras_mm"]
+    close = dataclasses.replace(
+        case.result,
+        candidates=tuple(
+            dataclasses.replace(c, center_ras_mm=(first[0] + 1, first[1], first[2])) if c.number == 2 else c
+            for c in case.result.candidates
+        ),
+    )
+    report = figures([dataclasses.replace(case, result=close)])
+    assert report["false_positives_on"] == {FOUND_TWICE: 1, NO_MIMIC: 1}
 
 
 def test_charts_show_every_report_in_its_color(tmp_path):

@@ -16,7 +16,8 @@ from CMBDetectorLib.training.targets import Lesions
 from CMBDetectorLib.volume import Volume
 
 SHAPE = (64, 64, 32)
-THIN = Scan(rad_per_ppm=16.05, pixel_mm=0.5, slice_mm=1.0)
+THIN = Scan(rad_per_ppm=16.05, acquired_mm=0.5, slice_mm=1.0)
+NO_MIMICS = np.empty((0, 3))
 NONE = Lesions(np.empty((0, 3)), np.empty(0), np.empty(0, bool))
 
 
@@ -57,7 +58,7 @@ def test_an_implanted_microbleed_is_dark_paramagnetic_and_a_lesion():
     image, tissue = plain_crop()
     darker, brighter = 0, 0
     for seed in range(12):
-        changed, lesions = implant(image, tissue, NONE, THIN, 1, np.random.default_rng(seed))
+        changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(seed))
         assert lesions.center_mm.shape == (1, 3) and lesions.diameter_mm[0] > 0
         r, a, s = np.rint(lesions.center_mm[0] / SPACING_MM).astype(int)
         near = changed[:, r - 3 : r + 4, a - 3 : a + 4, s - 2 : s + 3]
@@ -69,7 +70,7 @@ def test_an_implanted_microbleed_is_dark_paramagnetic_and_a_lesion():
 
 def test_an_implanted_calcification_is_no_lesion_and_has_the_opposite_phase():
     image, tissue = plain_crop()
-    changed, lesions = implant(image, tissue, NONE, THIN, 1, np.random.default_rng(2), calcified=True)
+    changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(2), calcified=True)
     assert not lesions.present and len(lesions.center_mm) == 0
     place = np.unravel_index(changed[0].argmin(), SHAPE)
     r, a, s = (int(i) for i in place)
@@ -83,23 +84,56 @@ def test_sources_keep_their_distance_from_lesions_that_are_there():
     tissue[:] = False
     tissue[30:34, 30:34, 15:17] = True
     there = Lesions(np.array([[16.0, 16.0, 16.0]]), np.array([3.0]), np.array([True]))
-    changed, lesions = implant(image, tissue, there, THIN, 3, np.random.default_rng(0))
+    changed, lesions = implant(image, tissue, there, NO_MIMICS, THIN, 3, np.random.default_rng(0))
     assert len(lesions.center_mm) == 1 and torch.equal(torch.tensor(changed), torch.tensor(image))
 
 
 def test_a_crop_without_tissue_stays_as_it_is():
     image, tissue = plain_crop()
-    changed, lesions = implant(image, np.zeros_like(tissue), NONE, THIN, 3, np.random.default_rng(0))
+    changed, lesions = implant(image, np.zeros_like(tissue), NONE, NO_MIMICS, THIN, 3, np.random.default_rng(0))
     assert changed is image and not lesions.present
 
 
-@pytest.mark.parametrize("place_mm", [(0.5, 0.5, 0.5), (31.0, 31.0, 31.0)])
-def test_a_source_at_the_edge_of_a_crop_is_cut_not_shifted(place_mm):
-    source = microbleed(np.array(place_mm), 0, np.random.default_rng(1))
-    found = factor_on_crop(source, SHAPE, THIN)
-    assert found is not None
-    (rows, columns, depth), factor = found
-    assert tuple(factor.shape) == (rows.stop - rows.start, columns.stop - columns.start, depth.stop - depth.start)
-    darkest = np.unravel_index(int(factor.abs().argmin()), tuple(factor.shape))
-    center = (np.array(darkest) + [rows.start, columns.start, depth.start]) * SPACING_MM
-    assert np.linalg.norm(center - place_mm) < 2.0
+def test_sources_keep_their_distance_from_mimics() -> None:
+    image, tissue = plain_crop()
+    tissue[:] = False
+    tissue[30:34, 30:34, 15:17] = True
+    changed, lesions = implant(image, tissue, NONE, np.full((1, 3), 16.0), THIN, 3, np.random.default_rng(0))
+    assert changed is image and not lesions.present
+
+
+@pytest.mark.parametrize("slice_mm", [1.0, 2.0, 3.0])
+def test_what_is_painted_lies_where_the_label_says(slice_mm: float) -> None:
+    scan, shifts = replace(THIN, slice_mm=slice_mm), []
+    for seed in range(10):
+        source = microbleed(np.array([16.0, 16.0, 16.0]), 0, np.random.default_rng(seed))
+        found = factor_on_crop(source, SHAPE, scan)
+        assert found is not None
+        loss = 1 - found[1].abs().numpy()
+        index = np.moveaxis(np.indices(loss.shape), 0, -1) + [part.start for part in found[0]]
+        center = np.average(index.reshape(-1, 3), axis=0, weights=loss.clip(0.05).ravel() - 0.05) * SPACING_MM
+        shifts.append(center - source.center_mm)
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.15
+
+
+def test_a_source_near_the_face_of_a_crop_looks_as_in_a_larger_crop() -> None:
+    scan = replace(THIN, slice_mm=2.0)
+    source = microbleed(np.array([16.0, 16.0, 2.0]), 0, np.random.default_rng(1))
+    farther = replace(source, balls_mm=source.balls_mm + [0.0, 0.0, 16.0])
+    near, far = factor_on_crop(source, SHAPE, scan), factor_on_crop(farther, (64, 64, 48), scan)
+    assert near is not None and far is not None
+    whole = torch.ones((64, 64, 48), dtype=torch.complex64)
+    whole[far[0]] = far[1]
+    expected = whole[:, :, 16:][near[0]]
+    # The first slice averages over fine voxels that the crop does not have.
+    assert (near[1] - expected)[:, :, 1:].abs().max() < 0.15
+    assert (near[1] - expected)[:, :, 1:].abs().mean() < 0.01
+
+
+def test_the_label_of_an_implant_is_the_size_of_what_is_painted() -> None:
+    image, tissue = plain_crop()
+    for seed in range(6):
+        changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(seed))
+        lost = (changed[0] + 1) < 0.8 * (image[0] + 1)
+        painted_mm = np.cbrt(6 * lost.sum() * np.prod(SPACING_MM) / np.pi)
+        assert painted_mm == pytest.approx(lesions.diameter_mm[0], rel=0.15, abs=0.4)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from CMBDetectorLib.simulation import heads
-from CMBDetectorLib.simulation.case import Appearance, SimulatedCase, add_truth, render, write_case
+from CMBDetectorLib.simulation.case import Appearance, SimulatedCase, add_truth, appearance, render, write_case
+from CMBDetectorLib.simulation.cohort import protocol_of
 from CMBDetectorLib.simulation.heads import Head, PlacedHead, load_head, place
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
-from CMBDetectorLib.simulation.sources import microbleed
+from CMBDetectorLib.simulation.sources import averaged, microbleed
 from CMBDetectorLib.simulation.vessels import branches, grow_vessels, splat
 from CMBDetectorLib.volume import Volume, read_volume, write_volume
 from Testing.patch_statistics import separation
@@ -95,6 +96,13 @@ def test_veins_join_and_thicken_toward_their_root(trees):
         assert (flow[tree.parent] >= flow).all(), "flow never falls toward the root"
 
 
+@pytest.mark.parametrize("count", range(1, 16))
+def test_every_head_meets_every_protocol(count):
+    names, kinds = [f"{n:02d}" for n in range(count)], list(PROTOCOLS.values())
+    met = {(names[n % count], protocol_of(n, names, kinds).name) for n in range(count * len(kinds))}
+    assert len(met) == count * len(kinds)
+
+
 def test_written_cases_read_back_as_they_were(case, tmp_path):
     write_case(case, tmp_path / "case")
     for name, volume in (("swi", case.swi), ("phase", case.phase), ("mars", case.mars)):
@@ -136,7 +144,22 @@ def test_veins_and_air_edges_are_in_the_truth_and_dark_where_it_says(case):
 def test_no_mimic_lies_on_a_lesion(case):
     bleeds = np.array([bleed["center_ras_mm"] for bleed in case.truth["lesions"] + case.truth["faint"]])
     for mimic in case.truth["mimics"]:
-        assert np.linalg.norm(bleeds - mimic["center_ras_mm"], axis=1).min() > 1.5
+        apart_mm = 1.5 if "chi_ppm" in mimic else 5.9  # the balls of a compact source keep away, not their centroid
+        assert np.linalg.norm(bleeds - mimic["center_ras_mm"], axis=1).min() > apart_mm
+
+
+def test_the_phase_mask_makes_a_lesion_larger_and_darker():
+    source = replace(microbleed(np.zeros(3), 9, np.random.default_rng(0)), chi_ppm=1.0)
+    spacing, shape = np.array([0.25, 0.25, 0.5]), (160, 160, 80)
+    origin = -spacing * (np.array(shape) - 1) / 2
+    sizes = []
+    for power in (0, 4):
+        found = source.factor(origin, spacing, shape, 16.05, (0.0, 0.0, 1.0))
+        assert found is not None
+        alone = averaged(*found, (2, 2, 4))[1]
+        sizes.append(appearance(alone, np.array([0.5, 0.5, 2.0]), power))
+    assert sizes[0].diameter_mm < sizes[1].diameter_mm
+    assert sizes[0].contrast <= sizes[1].contrast
 
 
 @pytest.mark.parametrize(

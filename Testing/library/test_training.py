@@ -18,6 +18,7 @@ from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
 from CMBDetectorLib.training.data import Case, cut, detector_batch, draw_crop, load_cases, turn, vary
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Head, Sample, random_rendered, random_sample, with_sides
+from CMBDetectorLib.training.implants import Scan
 from CMBDetectorLib.training.loop import fit, learning_rate
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
 from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter
@@ -191,7 +192,9 @@ def test_some_lesion_free_crops_lie_around_mimics(tmp_path: Path) -> None:
     image[0, 80, 80, 40] = 1
     case = Case(image, empty.lesions, (np.array([[40.0, 40.0, 40.0]]),))
     rng = np.random.default_rng(0)
-    crops = [draw_crop([case], detector_training(tmp_path), rng, with_lesions=False)[0] for _ in range(40)]
+    crops = [
+        draw_crop([case], detector_training(tmp_path), rng, with_lesions=False, has_phase=True)[0] for _ in range(40)
+    ]
     assert sum(crop.max() == 1 for crop in crops) >= 10
 
 
@@ -199,15 +202,47 @@ def test_variation_leaves_the_outside_of_the_brain_at_zero() -> None:
     image = np.zeros((2, *SMALL), np.float32)
     image[:, 8:24, 8:24, 4:12] = 0.1
     for seed in range(10):
-        varied = vary(image, 0.5, np.random.default_rng(seed))
+        varied = vary(image, seed % 2 == 0, np.random.default_rng(seed))
         assert not varied[:, image[0] == 0].any()
         assert np.abs(varied).max() <= 1
 
 
-def test_the_share_of_crops_without_phase_is_as_asked() -> None:
-    image = np.full((2, *SMALL), 0.1, np.float32)
-    empty = [not vary(image, 0.3, np.random.default_rng(seed))[1].any() for seed in range(200)]
+def test_the_share_of_crops_without_phase_is_as_asked(tmp_path: Path) -> None:
+    case = toy_case([(8.0, 8.0, 8.0)], (64, 64, 32), diameter_mm=4)
+    image = np.array(case.image)
+    image[:] = 0.1
+    config = detector_training(tmp_path, without_phase=0.3)
+    full = Case(image, case.lesions)
+    empty = [not crop[1].any() for step in range(60) for crop in detector_batch([full], config, step)["image"].numpy()]
     assert 0.2 < np.mean(empty) < 0.4
+
+
+def with_scan(case: Case) -> Case:
+    """The case, all of it tissue, with what implanting needs to know."""
+    image = np.array(case.image)
+    image[0] = 0.01
+    scan = Scan(rad_per_ppm=16.05, acquired_mm=0.5, slice_mm=2.0)
+    return Case(image, case.lesions, case.mimics_mm, np.ones(image.shape[1:], bool), scan)
+
+
+def test_half_of_the_crops_with_lesions_show_ones_that_were_put_in(tmp_path: Path) -> None:
+    case = with_scan(toy_case([], (96, 96, 48), diameter_mm=4))
+    rng = np.random.default_rng(0)
+    config = detector_training(tmp_path, implanted=0.5)
+    drawn = [draw_crop([case], config, rng, with_lesions=True, has_phase=True) for _ in range(40)]
+    shown = [lesions.present for _, lesions in drawn]
+    assert 8 <= sum(shown) <= 28
+    assert all(image[0].min() < -0.2 for image, lesions in drawn if lesions.present)
+
+
+def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path: Path) -> None:
+    case = with_scan(toy_case([], (96, 96, 48), diameter_mm=4))
+    config = detector_training(tmp_path, calcified=1.0)
+    for has_phase in (True, False):
+        rng = np.random.default_rng(0)
+        image, lesions = draw_crop([case], config, rng, with_lesions=False, has_phase=has_phase)
+        assert not lesions.present
+        assert bool(image[0].min() < -0.2) is has_phase
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
@@ -242,6 +277,8 @@ def write_case(folder: Path, head: str, sign: int = 1) -> None:
         "paramagnetic_sign": sign,
         "field_t": 3.0,
         "echo_time_ms": 20.0,
+        "acquired_mm": 0.6,
+        "mask_power": 4,
         "lesions": [dot],
         "faint": [],
         "mimics": [],
