@@ -27,7 +27,7 @@ def explanation(names):
     """Say what is missing and what to do; empty when nothing is."""
     if not names:
         return ""
-    return _("{packages} is missing in this Slicer, so it cannot search. Reviewing works without.").format(
+    return _("This Slicer lacks {packages}, which the search needs. Reviewing works without.").format(
         packages=_(" and ").join(NAMES[name] for name in names)
     )
 

@@ -4,8 +4,12 @@ import slicer
 import vtk
 
 LAYOUT = 6130  # any number that no other layout has
-SWI_VIEWS = ("Red", "Yellow", "Green")
 PHASE_VIEW = "CMBPhase"
+VIEWS = (  # name, orientation, label, color: two rows of two
+    (("Red", "Axial", "R", "#F34A33"), (PHASE_VIEW, "Axial", "P", "#8A8AF0")),
+    (("Yellow", "Sagittal", "Y", "#EDD54C"), ("Green", "Coronal", "G", "#6EB04B")),
+)
+ORIENTATIONS = {name: orientation for row in VIEWS for name, orientation, *_ in row}
 _VIEW = """<item><view class="vtkMRMLSliceNode" singletontag="{name}">
  <property name="orientation" action="default">{orientation}</property>
  <property name="viewlabel" action="default">{label}</property>
@@ -15,10 +19,7 @@ _ROW = '<item><layout type="horizontal">{views}</layout></item>'
 DESCRIPTION = '<layout type="vertical" split="true">{rows}</layout>'.format(
     rows="".join(
         _ROW.format(views="".join(_VIEW.format(name=n, orientation=o, label=a, color=c) for n, o, a, c in row))
-        for row in (
-            (("Red", "Axial", "R", "#F34A33"), (PHASE_VIEW, "Axial", "P", "#8A8AF0")),
-            (("Yellow", "Sagittal", "Y", "#EDD54C"), ("Green", "Coronal", "G", "#6EB04B")),
-        )
+        for row in VIEWS
     )
 )
 
@@ -49,7 +50,10 @@ class Views:
         registerLayout()
         slicer.app.layoutManager().setLayout(LAYOUT)
         self._assign()
-        for _name, logic in self._logics():
+        for name, logic in self._logics():
+            # The planes that were scanned, and the same ones for SWI and phase, whatever was shown before.
+            logic.GetSliceNode().SetOrientation(ORIENTATIONS[name])
+            logic.GetSliceNode().RotateToVolumePlane(swi)
             composite = logic.GetSliceCompositeNode()
             composite.SetForegroundVolumeID(None)
             composite.SetLabelVolumeID(None)
@@ -88,7 +92,7 @@ class Views:
     def _logics(self):
         """Name and logic of each of the views that there is."""
         logics = slicer.app.applicationLogic()
-        found = ((name, logics.GetSliceLogicByLayoutName(name)) for name in (*SWI_VIEWS, PHASE_VIEW))
+        found = ((name, logics.GetSliceLogicByLayoutName(name)) for name in ORIENTATIONS)
         return [(name, logic) for name, logic in found if logic is not None]
 
     def _zoom(self, node, zoomMm):

@@ -159,7 +159,8 @@ def test_the_worker_and_the_command_line_write_the_same_as_the_library(sample, t
     events = [json.loads(line) for line in process.stdout]
     assert process.wait() == 0
     assert events[-1]["event"] == "result"
-    fractions = [event["fraction"] for event in events[:-1]]
+    assert events[0]["event"] == "started"
+    fractions = [event["fraction"] for event in events[1:-1]]
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
     subprocess.run(
         [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(SAMPLE / "swi.nii.gz"), "--phase",

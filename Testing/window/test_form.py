@@ -88,6 +88,13 @@ def test_every_text_that_looks_like_a_signal_is_one() -> None:
     assert written <= known
 
 
+def test_slicer_offers_what_the_module_takes_of_the_layout_manager() -> None:
+    text = "\n".join(source.read_text() for source in SOURCES)
+    taken = {*re.findall(r"(?:layoutManager\(\)|\bmanager)\.(\w+)", text)}
+    offered = api("qSlicerLayoutManager")
+    assert taken >= {"layoutLogic", "setLayout"} and taken <= offered.names | offered.properties
+
+
 def test_no_signal_is_connected_in_another_way() -> None:
     for source in SOURCES:
         assert not re.search(r"\.\w+\.connect\(self|\.\w+\.connect\(lambda", source.read_text()), source.name

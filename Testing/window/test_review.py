@@ -337,3 +337,31 @@ def test_what_goes_wrong_is_shown_once_and_in_words(panel: Any, case: Any, messa
     panel.ui.exportButton.click()
     assert len(messages) == 1 and "cannot be written" in messages[0]
     assert panel.ui.exportLabel.text == ""
+
+
+def test_the_views_show_the_planes_that_were_scanned_and_the_same_of_swi_and_phase(
+    panel: Any, volumes: Any, wait: Any, tmp_path: Path, application: Any
+) -> None:
+    import vtk
+
+    from CMBDetectorLib.report import write_result
+    from CMBDetectorLib.scene.case import show_result
+    from Testing.synthetic_result import synthetic_result
+
+    result = synthetic_result(tilt_deg=17.0)
+    swi, phase = volumes(result, "oblique")
+    application.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(swi.GetID())
+    application.app.applicationLogic().PropagateVolumeSelection()
+    show_result(write_result(result, tmp_path / "oblique", with_images=True), swi, phase)
+    panel._parameterNode.swi, panel._parameterNode.phase = swi, phase
+    wait(lambda: panel.review.case is not None)
+
+    def turn(name: str) -> np.ndarray:
+        matrix: vtk.vtkMatrix4x4 = slice_node(application, name).GetSliceToRAS()
+        columns = np.array([[matrix.GetElement(row, column) for column in range(3)] for row in range(3)])
+        return columns / np.linalg.norm(columns, axis=0)
+
+    assert turn("Red") == pytest.approx(turn("CMBPhase"), abs=1e-6)
+    scanned = result.swi.ijk_to_ras[:3, :3] / result.swi.spacing_mm
+    for name, axis in (("Red", 2), ("Yellow", 0), ("Green", 1)):
+        assert abs(turn(name)[:, 2] @ scanned[:, axis]) == pytest.approx(1.0, abs=1e-6), name
