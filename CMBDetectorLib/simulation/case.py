@@ -18,7 +18,7 @@ from CMBDetectorLib.simulation.acquisition import acquire, homodyne, phase_mask,
 from CMBDetectorLib.simulation.field import field_shift_ppm
 from CMBDetectorLib.simulation.heads import Head, PlacedHead, place
 from CMBDetectorLib.simulation.protocols import Protocol
-from CMBDetectorLib.simulation.sources import Source, microbleed_count, microbleeds, mimics
+from CMBDetectorLib.simulation.sources import Source, averaged, microbleed_count, microbleeds, mimics
 from CMBDetectorLib.simulation.tissue import tissue_maps
 from CMBDetectorLib.simulation.vessels import Branches, Landmark, VesselTree, branches, splat
 from CMBDetectorLib.volume import Volume, write_volume
