@@ -26,11 +26,11 @@ from CMBDetectorLib.volume import Volume, write_volume
 FINE_MM = 0.25  # in-plane grid of the complex signal
 FINE_SLICE_MM = 0.5  # and through the slice, where at least four grid points make one slice
 BLOCK = 2  # fine voxels along R and A whose mean is looked at to see what a source does
-VISIBLE_CONTRAST, VISIBLE_MM = 0.25, 1.5  # a lesion below either is "faint": neither asked for nor punished
+VISIBLE_CONTRAST, VISIBLE_MM = 0.25, 2.0  # a lesion below either is "faint": neither asked for nor punished
 VISIBLE_SIGNAL = 0.4  # likewise where the tissue around has less than this of white matter's signal
 VISIBLE_CNR = 4.0  # and where the loss in one acquired voxel is less than so many standard deviations of the noise
 APART_MM = 6.0
-LARGEST_MM = 11.0  # what looks larger is no microbleed
+LARGEST_MM = 10.0  # what looks larger is no microbleed
 FLOW_VOIDS = 0.4  # share of people whose arteries are dark, not bright
 AIR_REACH_MM, MOST_AIR_EDGES = 8.0, 12
 MIMIC_CONTRAST = 0.2  # a vein that loses less signal than this is not taken for a microbleed
