@@ -30,6 +30,7 @@ from CMBDetectorLib.scene.volumes import add_volume, fill_volume, to_volume
 from CMBDetectorLib.volume import Volume, read_volume
 
 IS_CASE = "CMBDetector.case"  # attribute by which the text node of a case is known
+HIDDEN = "CMBDetector.hidden"  # attribute of a display node: hidden with its case, not by the reader
 SWI, PHASE, PHASE_FILTERED, REGIONS = "swi", "phase", "phaseFiltered", "regions"  # roles of its node references
 
 
@@ -244,8 +245,8 @@ class Case:
         Call it when the interaction ends (`vtkMRMLMarkupsNode.PointEndInteractionEvent`, `PointPositionDefinedEvent`,
         `PointRemovedEvent`). Returns the keys that changed. A deleted point of the detector comes back.
 
-        With `only_placed`, nothing but new points is taken, and the review overrules all others: for a case that was not
-        watched, whose lists may be older than its review.
+        With `only_placed`, nothing but new points is taken, and the review overrules all others: for a case that was
+        not watched, whose lists may be older than its review.
         """
         if self.node.GetID() in self._updating:
             return []
@@ -282,11 +283,16 @@ class Case:
             node.GetDisplayNode().SetVisibility(shown)
 
     def show_in_views(self, shown: bool) -> None:
-        """Show or hide all that this case draws over the images: points and regions."""
+        """Hide all that this case draws over the images, points and regions, or show what was hidden so."""
         roles = (REGIONS, *(marker.value for marker in Marker))
         for node in filter(None, map(self.node.GetNodeReference, roles)):
-            if display := node.GetDisplayNode():
-                display.SetVisibility(shown)
+            display = node.GetDisplayNode()
+            if display and shown and display.GetAttribute(HIDDEN):
+                display.RemoveAttribute(HIDDEN)
+                display.SetVisibility(True)
+            elif display and not shown and display.GetVisibility():
+                display.SetAttribute(HIDDEN, "1")
+                display.SetVisibility(False)
 
     def show_sub_regions(self, shown: bool) -> None:
         """Show the 13 MARS regions instead of the three groups."""

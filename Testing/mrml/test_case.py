@@ -258,6 +258,10 @@ def test_points_and_regions_of_a_case_can_be_hidden_together(case: Case) -> None
     assert not any(node.GetDisplayNode().GetVisibility() for node in drawn)
     case.show_in_views(True)
     assert all(node.GetDisplayNode().GetVisibility() for node in drawn)
+    case.segmentation.GetDisplayNode().SetVisibility(False)  # by the reader, so it stays
+    case.show_in_views(False)
+    case.show_in_views(True)
+    assert [bool(node.GetDisplayNode().GetVisibility()) for node in drawn] == [True] * 4 + [False]
 
 
 def test_what_we_change_is_not_taken_for_a_readers_hand(case: Case) -> None:
