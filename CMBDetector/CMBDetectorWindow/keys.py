@@ -45,11 +45,11 @@ class Keys:
 
 
 def guarded(action):
-    """Make an action for a key or a button: what goes wrong is shown, in words and with details."""
+    """Make an action for a key, a widget or a point: what goes wrong is shown, in words and with details."""
 
-    def act(*_unused):
+    def act(*arguments):
         with slicer.util.tryWithErrorDisplay(_("That did not work.")):
-            action()
+            action(*arguments)
 
     return act
 

@@ -123,7 +123,7 @@ def test_the_form_is_made_of_the_sections_that_readers_know() -> None:
 
 def test_every_parameter_of_the_form_is_one_of_the_parameter_node(panel: Any) -> None:
     bound = {p.findtext("string") for p in FORM.iter("property") if p.get("name") == "SlicerParameterName"}
-    assert bound == {"swi", "phase", "force", "device", "polarity", "reader", "zoomMm", "slabMm", "subRegions"}
+    assert bound == {"swi", "phase", "force", "device", "polarity", "zoomMm", "slabMm", "subRegions"}
     for name in bound:
         getattr(panel._parameterNode, str(name))
 
