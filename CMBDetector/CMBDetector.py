@@ -158,7 +158,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
-        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onSceneChanged)
+        self.addObserver(scene, scene.EndBatchProcessEvent, self.onSceneChanged)
         self.showCase(None)
         self.useParameterNode()
 
@@ -218,9 +219,9 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onNodeAdded(self, *_unused):
         self._mayChoose = True
-        self.onNodeRemoved()
+        self.onSceneChanged()
 
-    def onNodeRemoved(self, *_unused):
+    def onSceneChanged(self, *_unused):
         if self._isEntered:
             self._later.start()
 
@@ -255,8 +256,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         if not self._isEntered or self._parameterNode is None or scene.IsClosing():
             return
-        if scene.IsImporting() or scene.IsBatchProcessing():  # half of it is not there yet
-            self._later.start()
+        if scene.IsBatchProcessing():  # half of what comes is not there yet; its end is observed
             return
         parameters = self._parameterNode
         self._chooseIfNew()
@@ -455,11 +455,10 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             elif self._parameterNode.swi is swi:
                 self.showCase(case)
         found = case.review.record
-        text = _("{name}: {n} candidates; searched on {device}.").format(
-            name=case.name, n=len(found.counted), device=found.provenance.device
-        )
+        text = _("{name}: {n} candidates; searched on {device}.")
         if device == "auto" and found.provenance.device.startswith("cpu"):
-            text += " " + _("There is no GPU that PyTorch can use.")
+            text = _("{name}: {n} candidates; searched on {device}. There is no GPU that PyTorch can use.")
+        text = text.format(name=case.name, n=len(found.counted), device=found.provenance.device)
         self._endSearch(text)
         self.review.say(text)
 

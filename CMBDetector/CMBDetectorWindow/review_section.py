@@ -16,6 +16,7 @@ from CMBDetectorLib.scene.case import cases
 from CMBDetectorWindow.keys import guarded
 from CMBDetectorWindow.table import ReviewTable
 from CMBDetectorWindow.views import Views
+from CMBDetectorWindow.words import translated
 
 READER = "CMBDetector/reader"  # of the settings of this computer: a scene of somebody else brings no other name
 
@@ -516,10 +517,11 @@ class ReviewSection:
 def _describe(finding):
     """Say all that is known of a finding, in one paragraph."""
     place = finding.location
+    names = (place.region.value, place.sub_region_name, place.side.value) if place else ()
     parts = [
-        ", ".join((place.region.value, place.sub_region_name, place.side.value)) if place else _("outside the brain"),
+        ", ".join(map(translated, names)) or _("outside the brain"),
         "" if finding.diameter_mm != finding.diameter_mm else f"{finding.diameter_mm:.1f} mm",
-        finding.phase_evidence.value,
+        translated(finding.phase_evidence.value),
         "" if finding.probability is None else _("probability {p:.2f}").format(p=finding.probability),
         finding.exclusion and _("excluded: {why}").format(why=finding.exclusion),
         _("moved by the reader") if finding.is_moved else "",

@@ -13,6 +13,8 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
+from CMBDetectorWindow.words import translated
+
 STOP_MS = 1300  # how long a cancelled worker may take before it is killed; all in all it is gone within 2 s
 GONE_MS = 300  # how long a killed one may hold up the window; it needs far less
 SURE_AFTER_S = 3.0  # before, a time left would be a guess
@@ -147,7 +149,7 @@ class Search:
         elif kind == "progress":
             self._expect(event["fraction"])
             if not self._cancelled:
-                self._onProgress(self._fraction, event["message"])
+                self._onProgress(self._fraction, translated(event["message"]))
         else:
             self._last = event
 
