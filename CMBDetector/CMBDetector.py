@@ -441,6 +441,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self.logic.isInScene(swi):
             self._endSearch(_("The SWI was removed from the scene meanwhile, so the result was dropped."))
             return
+        self.review.leave()  # what is being typed counts, too
         lost = vanishing(self.logic.resultFolder, swi)
         # Asked so that Escape, which means No, loses nothing.
         remove = bool(lost) and slicer.util.confirmYesNoDisplay(

@@ -269,7 +269,9 @@ class ReviewSection:
 
     def comment(self, *_unused):
         key = self.table.current
-        if self.case is None or key is None or self.ui.commentEdit.text == self.case.review[key].comment:
+        if self.case is None or key not in self.case.review:
+            return
+        if self.ui.commentEdit.text == self.case.review[key].comment:
             return
         with self._acting():
             self.case.comment(key, self.ui.commentEdit.text)
@@ -323,14 +325,15 @@ class ReviewSection:
 
     def _stopPlacing(self):
         """Where the next click would place a point of this case, let it place none; says whether it was so."""
+        if not self._watched:
+            return False
         logic = slicer.app.applicationLogic()
-        interaction = logic.GetInteractionNode()
-        ours = {node.GetID() for node in self._watched}
-        isOurs = interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place
-        isOurs = isOurs and logic.GetSelectionNode().GetActivePlaceNodeID() in ours
-        if isOurs:
-            interaction.SetCurrentInteractionMode(interaction.ViewTransform)
-        return isOurs
+        interaction, active = logic.GetInteractionNode(), logic.GetSelectionNode().GetActivePlaceNodeID()
+        isPlacing = interaction.GetCurrentInteractionMode() == interaction.Place
+        if not isPlacing or active not in {node.GetID() for node in self._watched}:
+            return False
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        return True
 
     def _modeChanged(self, interaction, _event):
         if self._isPlacing and interaction.GetCurrentInteractionMode() != interaction.Place:

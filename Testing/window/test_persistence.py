@@ -150,3 +150,29 @@ def test_another_run_keeps_verdicts_and_asks_before_it_removes_one(
     assert answer == "yes" or (review[second].verdict is Verdict.REJECTED and not review[second].is_current)
     assert third in review
     panel.logic._folder = None
+
+
+@pytest.mark.parametrize("answer", ["yes", "no or Escape"])
+def test_a_comment_that_is_being_typed_when_a_search_ends_counts_as_one(
+    panel: Any, case: Any, tmp_path: Path, application: Any, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    from CMBDetectorLib.report import write_result
+
+    asked: list[str] = []
+
+    def answered(text: str) -> bool:
+        asked.append(text)
+        return answer == "yes"
+
+    monkeypatch.setattr(application.util, "confirmYesNoDisplay", answered)
+    _, second, _ = panel.review.table.order
+    panel.review.go(second)
+    panel.ui.commentEdit.text = "look again"
+    panel.logic._folder = tmp_path
+    write_result(synthetic_result(balls=BALLS[:2]), tmp_path / "result", with_images=True, overwrite=True)
+    panel.showResult(case.swi, case.phase, "auto")
+    panel.logic._folder = None
+    assert len(asked) == 1
+    review = panel.review.case.review
+    assert (second in review) is (answer != "yes")
+    assert answer == "yes" or review[second].comment == "look again"

@@ -155,7 +155,7 @@ def test_a_row_centers_all_views_at_a_fixed_zoom(panel: Any, case: Any, applicat
     for name in ("Red", "CMBPhase", "Yellow", "Green"):
         node = slice_node(application, name)
         assert center(node) == pytest.approx(place, abs=1e-3)
-        assert min(node.GetFieldOfView()[:2]) == pytest.approx(60)
+        assert min(node.GetFieldOfView()[:2]) == pytest.approx(60, rel=1e-3)
         width, height = node.GetDimensions()[:2]
         assert node.GetFieldOfView()[0] / width == pytest.approx(node.GetFieldOfView()[1] / height)
 
@@ -423,7 +423,12 @@ def test_a_table_that_cannot_be_read_changes_nothing_and_says_why(
 def asked(application: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Questions that were answered with Cancel, as Escape does."""
     questions: list[str] = []
-    monkeypatch.setattr(application.util, "confirmOkCancelDisplay", lambda text: bool(questions.append(text)))
+
+    def refuse(text: str) -> bool:
+        questions.append(text)
+        return False
+
+    monkeypatch.setattr(application.util, "confirmOkCancelDisplay", refuse)
     return questions
 
 
