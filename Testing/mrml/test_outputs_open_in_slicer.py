@@ -147,7 +147,9 @@ def test_the_moved_scene_opens_at_the_first_counted_candidate(scene: Any, folder
         assert np.argmax(normal) == through
         place = [matrix.GetElement(row, 3) for row in range(3)]
         assert place == pytest.approx(result.counted[0].center_ras_mm, abs=1e-3)
-    composites = [n for n in nodes(scene, "vtkMRMLSliceCompositeNode") if n.GetLayoutName() in ("Red", "Green", "Yellow")]
+    composites = [
+        n for n in nodes(scene, "vtkMRMLSliceCompositeNode") if n.GetLayoutName() in ("Red", "Green", "Yellow")
+    ]
     assert len(composites) == 3
     for composite in composites:
         assert composite.GetBackgroundVolumeID() == swi.GetID()
