@@ -84,7 +84,7 @@ def registerSampleData():
 
 @parameterNodeWrapper
 class CMBDetectorParameterNode:
-    """What the panel remembers in the scene; the reviews are kept apart, one per case.
+    """What the panel remembers in the scene; the reviews are kept apart, one per case, and the reader in the settings.
 
     ``swi`` and ``phase`` are the images to search; ``force`` searches a doubtful scan all the same; ``device`` and
     ``polarity`` as in `CMBDetectorLib.request.Settings`; ``zoomMm`` is the width of the slice views at a finding.
@@ -95,7 +95,6 @@ class CMBDetectorParameterNode:
     force: bool = False
     device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
     polarity: Annotated[str, Choice(["auto", "bright", "dark"])] = "auto"
-    reader: str = ""
     zoomMm: Annotated[int, WithinRange(20, 250)] = 80
     slabMm: Annotated[int, WithinRange(2, 30)] = 10
     subRegions: bool = False
@@ -115,6 +114,9 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._isEntered = False
         self._stage = ""
         self._cases = {}  # each remembers what can be undone
+        self._mayChoose = False  # whether there is something new to choose SWI and phase from
+        self._isNoneChosen = False  # whether the user wants no SWI
+        self._lastSwi = None
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -155,8 +157,9 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
-        self.addObserver(scene, scene.NodeAddedEvent, self.onNodesChanged)
-        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodesChanged)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onSceneChanged)
+        self.addObserver(scene, scene.EndBatchProcessEvent, self.onSceneChanged)
         self.showCase(None)
         self.useParameterNode()
 
@@ -167,18 +170,22 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.removeFiles()
         self._later.stop()
         self._clock.stop()
+        self.review.leave()
         self.review.forget()
+        self._disconnectParameters()
         self.removeObservers()
 
     def enter(self):
         self._isEntered = True
         self.useParameterNode()
         self.keys.activate()
+        self._mayChoose = True
         self._later.start()
 
     def exit(self):
         self._isEntered = False
         self.keys.deactivate()
+        self.review.leave()
 
     def onReload(self):
         """Also load anew what is behind the panel."""
@@ -198,7 +205,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.review.forget()
         self.showCase(None)
         self._cases = {}
-        self._checked = None
+        self._checked = self._lastSwi = None
+        self._isNoneChosen = False
 
     def onSceneEndClose(self, *_unused):
         self.useParameterNode()
@@ -206,9 +214,14 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndImport(self, *_unused):
         self.useParameterNode()
         self._parameterNode.Modified()  # what it refers to was not there yet when it was read
-        self._later.start()
+        self._lastSwi, self._isNoneChosen = None, False
+        self.onNodeAdded()
 
-    def onNodesChanged(self, *_unused):
+    def onNodeAdded(self, *_unused):
+        self._mayChoose = True
+        self.onSceneChanged()
+
+    def onSceneChanged(self, *_unused):
         if self._isEntered:
             self._later.start()
 
@@ -217,13 +230,18 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node = self.logic.getParameterNode()
         if self._parameterNode is not None and self._parameterNode.parameterNode is node:
             return
+        self._disconnectParameters()
+        self._parameterNode = CMBDetectorParameterNode(node)
+        widgets = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+        widgets = {name: widget for name, widget in widgets.items() if name}
+        self._guiTag = self._parameterNode.connectParametersToGui(widgets)  # connectGui gives no tag to disconnect by
+        self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self._later.start()
+
+    def _disconnectParameters(self):
         if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._guiTag)
         self.removeObservers(self.onParametersChanged)
-        self._parameterNode = CMBDetectorParameterNode(node)
-        self._guiTag = self._parameterNode.connectGui(self.ui)
-        self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
-        self._later.start()
 
     def onParametersChanged(self, *_unused):
         self._later.start()
@@ -232,33 +250,52 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def update(self):
         """Bring the panel up to date with the scene and the parameters."""
-        from CMBDetectorLib.scene.case import case_of, cases
+        from CMBDetectorLib.errors import CMBDetectorError
+        from CMBDetectorLib.scene.case import case_of
 
-        if not self._isEntered or self._parameterNode is None or slicer.mrmlScene.IsClosing():
+        scene = slicer.mrmlScene
+        if not self._isEntered or self._parameterNode is None or scene.IsClosing():
+            return
+        if scene.IsBatchProcessing():  # half of what comes is not there yet; its end is observed
             return
         parameters = self._parameterNode
-        if parameters.swi is None:
+        self._chooseIfNew()
+        case = case_of(parameters.swi) if parameters.swi else None
+        case = self._cases.setdefault(case.node, case) if case else None
+        if (case.node if case else None) is not self.review.node:
+            try:
+                self.showCase(case)
+            except CMBDetectorError as problem:
+                self.showCase(None, str(problem))
+        self.review.settingsChanged()
+        self.review.hideOthers()
+        self.checkInputs()
+
+    def _chooseIfNew(self):
+        """Choose SWI and phase where something new came into the scene, but never against the user."""
+        from CMBDetectorLib.scene.case import cases
+
+        parameters = self._parameterNode
+        if parameters.swi is not None:
+            self._isNoneChosen = False
+        elif self.logic.isInScene(self._lastSwi):
+            self._isNoneChosen = True
+        if parameters.swi is None and self._mayChoose and not self._isNoneChosen:
             known = cases(slicer.mrmlScene)
             with slicer.util.NodeModify(parameters):
                 if len(known) == 1:
                     parameters.swi, parameters.phase = known[0].swi, known[0].phase
                 else:
                     parameters.swi, parameters.phase = self.logic.clearPair()
-        case = case_of(parameters.swi) if parameters.swi else None
-        case = self._cases.setdefault(case.node, case) if case else None
-        shown = self.review.case
-        if (case.node if case else None) is not (shown.node if shown else None):
-            self.showCase(case)
-        self.review.settingsChanged()
-        self.checkInputs()
+        self._mayChoose, self._lastSwi = False, parameters.swi
 
-    def showCase(self, case):
-        """Show a case for review, with room for its table."""
-        if case is not self.review.case:
-            self.review.show(case)
+    def showCase(self, case, hint=""):
+        """Show a case for review, with room for its table; None: none, and `hint` says why."""
+        if case is None or case is not self.review.case:
+            self.review.show(case, hint)
         self.ui.inputsCollapsibleButton.collapsed = case is not None
         self.ui.detectCollapsibleButton.collapsed = case is not None and not self.search.isRunning
-        self.ui.reviewCollapsibleButton.collapsed = case is None
+        self.ui.reviewCollapsibleButton.collapsed = case is None and not hint
         self.ui.exportCollapsibleButton.collapsed = case is None
         if case is not None:
             self.ui.reviewTable.setFocus()
@@ -357,6 +394,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         settings = {"device": device, "polarity": self._parameterNode.polarity, "force": self._parameterNode.force}
         file = self.logic.writeRequest(swi, phase, settings)
         self.search.start(libraryPath(), file)
+        if not self.search.isRunning:  # on Windows it has failed and been shown by now
+            return
         self.ui.detectCollapsibleButton.collapsed = False
         self.ui.progressBar.visible = True
         self.showProgress(0.0, _("Starting"))
@@ -385,11 +424,12 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._endSearch("")
             with slicer.util.tryWithErrorDisplay(_("The search could not be started."), waitCursor=True):
                 self.startSearch(swi, phase, "cpu")
-                self.showProgress(0.0, _("The memory of the GPU does not suffice; searching on the CPU"))
+                if self.search.isRunning:
+                    self.showProgress(0.0, _("The memory of the GPU does not suffice; searching on the CPU"))
             return
         self._endSearch(outcome.message)
         if outcome.kind == "result":
-            with slicer.util.tryWithErrorDisplay(_("The result could not be shown."), waitCursor=True):
+            with slicer.util.tryWithErrorDisplay(_("The result could not be shown.")):
                 self.showResult(swi, phase, device)
         elif outcome.kind != "cancelled":
             slicer.util.errorDisplay(outcome.message, detailedText=outcome.details)
@@ -401,23 +441,25 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self.logic.isInScene(swi):
             self._endSearch(_("The SWI was removed from the scene meanwhile, so the result was dropped."))
             return
+        self.review.leave()  # what is being typed counts, too
         lost = vanishing(self.logic.resultFolder, swi)
-        keep = not lost or slicer.util.confirmYesNoDisplay(
-            _("{n} findings with your verdict or comment were not found again. Keep them?").format(n=len(lost))
+        # Asked so that Escape, which means No, loses nothing.
+        remove = bool(lost) and slicer.util.confirmYesNoDisplay(
+            _("{n} findings with your verdict or comment were not found again. Remove them?").format(n=len(lost))
         )
         phase = phase if self.logic.isInScene(phase) else None
-        case = show_result(self.logic.resultFolder, swi, phase, keep_vanishing=keep)
-        self._cases[case.node] = case
-        if not self._isEntered:
-            self.review.forget()  # shown when the reader comes back; another module has the views now
-        elif self._parameterNode.swi is swi:
-            self.showCase(case)
+        with slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
+            case = show_result(self.logic.resultFolder, swi, phase, keep_vanishing=not remove)
+            self._cases[case.node] = case
+            if not self._isEntered:
+                self.review.forget()  # shown when the reader comes back; another module has the views now
+            elif self._parameterNode.swi is swi:
+                self.showCase(case)
         found = case.review.record
-        text = _("{name}: {n} candidates; searched on {device}.").format(
-            name=case.name, n=len(found.counted), device=found.provenance.device
-        )
+        text = _("{name}: {n} candidates; searched on {device}.")
         if device == "auto" and found.provenance.device.startswith("cpu"):
-            text += " " + _("There is no GPU that PyTorch can use.")
+            text = _("{name}: {n} candidates; searched on {device}. There is no GPU that PyTorch can use.")
+        text = text.format(name=case.name, n=len(found.counted), device=found.provenance.device)
         self._endSearch(text)
         self.review.say(text)
 
@@ -437,6 +479,7 @@ class CMBDetectorLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._folder = None
+        self._left = []  # folders that could not be removed yet: on Windows, a file that is open
 
     def sampleFiles(self):
         """SWI and phase of the bundled case."""
@@ -542,8 +585,11 @@ class CMBDetectorLogic(ScriptedLoadableModuleLogic):
     def removeFiles(self):
         """Remove what was written for the worker, images of a patient among it."""
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._left.append(self._folder)
             self._folder = None
+        for folder in self._left:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._left = [folder for folder in self._left if folder.exists()]
 
 
 class CMBDetectorTest(ScriptedLoadableModuleTest):

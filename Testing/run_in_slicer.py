@@ -44,8 +44,9 @@ def run(arguments: list[str]) -> int:
     load_module()
     sys.path.insert(0, str(ROOT))
     levels = [str(ROOT / "Testing" / level) for level in LEVELS]
-    # Slicer's own output has no file descriptors to capture on every system.
-    return int(pytest.main([f"--rootdir={ROOT}", "--capture=sys", *levels, *(a for a in arguments if a != "--yes")]))
+    # Slicer's own output has no file descriptors on every system: none to capture, and none for a crash to be told on.
+    options = [f"--rootdir={ROOT}", "--capture=sys", "-p", "no:faulthandler"]
+    return int(pytest.main([*options, *levels, *(a for a in arguments if a != "--yes")]))
 
 
 status = NEVER_RAN

@@ -27,8 +27,13 @@ def explanation(names):
     """Say what is missing and what to do; empty when nothing is."""
     if not names:
         return ""
-    return _("This Slicer lacks {packages}, which the search needs. Reviewing works without.").format(
-        packages=_(" and ").join(NAMES[name] for name in names)
+    packages = [NAMES[name] for name in names]
+    if len(packages) == 1:
+        return _("This Slicer lacks {package}, which the search needs. Reviewing works without.").format(
+            package=packages[0]
+        )
+    return _("This Slicer lacks {first} and {second}, which the search needs. Reviewing works without.").format(
+        first=packages[0], second=packages[1]
     )
 
 

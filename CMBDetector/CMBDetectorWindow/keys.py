@@ -5,6 +5,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from CMBDetectorLib.review import SHORTCUTS
+from CMBDetectorWindow.words import translated
 
 
 class Keys:
@@ -45,18 +46,19 @@ class Keys:
 
 
 def guarded(action):
-    """Make an action for a key or a button: what goes wrong is shown, in words and with details."""
+    """Make an action for a key, a widget or a point: what goes wrong is shown, in words and with details."""
 
-    def act(*_unused):
+    def act(*arguments):
         with slicer.util.tryWithErrorDisplay(_("That did not work.")):
-            action()
+            action(*arguments)
 
     return act
 
 
 def legend():
     """List the keys and what they do, as rich text for a label."""
-    cells = [f"<td><b>{s.key}</b>&nbsp;&nbsp;</td><td>{s.description}&nbsp;&nbsp;&nbsp;</td>" for s in SHORTCUTS]
+    keys = [(shortcut.key, translated(shortcut.description)) for shortcut in SHORTCUTS]
+    cells = [f"<td><b>{key}</b>&nbsp;&nbsp;</td><td>{does}&nbsp;&nbsp;&nbsp;</td>" for key, does in keys]
     half = (len(cells) + 1) // 2
     cells += [""] * (2 * half - len(cells))
     rows = (f"<tr>{left}{right}</tr>" for left, right in zip(cells[:half], cells[half:], strict=True))

@@ -8,11 +8,15 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import qt
 from slicer.i18n import tr as _
 
+from CMBDetectorWindow.words import translated
+
 STOP_MS = 1300  # how long a cancelled worker may take before it is killed; all in all it is gone within 2 s
+GONE_MS = 300  # how long a killed one may hold up the window; it needs far less
 SURE_AFTER_S = 3.0  # before, a time left would be a guess
 
 
@@ -29,7 +33,10 @@ class Outcome:
 
 def pythonExecutable():
     """PythonSlicer in Slicer, else the Python that runs."""
-    return shutil.which("PythonSlicer") or sys.executable
+    found = shutil.which("PythonSlicer") or sys.executable or ""
+    if not Path(found).stem.lower().startswith("python"):  # Slicer itself would open a second window
+        raise RuntimeError(_("PythonSlicer, a part of Slicer, cannot be found. Install Slicer again."))
+    return found
 
 
 class Search:
@@ -80,11 +87,12 @@ class Search:
     def start(self, libraryFolder, requestFile):
         """Start the worker on a request file; the library is found from its folder."""
         self._begin()
+        program = pythonExecutable()
         process = self._process = qt.QProcess()
         process.setWorkingDirectory(str(libraryFolder))
         for signature, receiver in self._receivers():
             process.connect(signature, receiver)
-        process.start(pythonExecutable(), ["-m", "CMBDetectorLib.worker", str(requestFile)])
+        process.start(program, ["-m", "CMBDetectorLib.worker", str(requestFile)])
 
     def cancel(self):
         """Ask the worker to stop, and see to it: `onEnd` is called within 2 s, whatever it does."""
@@ -104,9 +112,8 @@ class Search:
         for signature, receiver in self._receivers():
             process.disconnect(signature, receiver)
         process.closeWriteChannel()
-        if not process.waitForFinished(STOP_MS):
-            self._killTree(process)
-            process.waitForFinished(500)
+        self._killTree(process)
+        process.waitForFinished(GONE_MS)
 
     def timeLeft(self):
         """Seconds left, as the share done so far suggests; None while that would be a guess."""
@@ -142,7 +149,7 @@ class Search:
         elif kind == "progress":
             self._expect(event["fraction"])
             if not self._cancelled:
-                self._onProgress(self._fraction, event["message"])
+                self._onProgress(self._fraction, translated(event["message"]))
         else:
             self._last = event
 

@@ -8,6 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from CMBDetectorLib.review import MARKER_COLORS, Source
+from CMBDetectorWindow.words import translated
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Column:
     order: Any
 
 
-def _place(finding, attribute):
-    return getattr(finding.location, attribute) if finding.location else ""
+def _sub_region(finding):
+    return translated(finding.location.sub_region_name) if finding.location else ""
 
 
 def _number(value):
@@ -33,21 +34,21 @@ COLUMNS = (
     Column(_("No."), _("By falling probability; R: added by a reader"),
            lambda f: f.name, lambda f: (f.source is Source.READER, f.number)),
     Column(_("Verdict"), _("What the reader decided"),
-           lambda f: f.marker.value, lambda f: list(MARKER_COLORS).index(f.marker)),
+           lambda f: translated(f.marker.value), lambda f: list(MARKER_COLORS).index(f.marker)),
     Column(_("Prob."), _("The detector's score, not the chance of disease"),
            lambda f: "" if f.probability is None else f"{f.probability:.2f}", lambda f: -(f.probability or 0)),
     Column(_("Region"), _("Lobar, deep or infratentorial"),
-           lambda f: f.location.region.value if f.location else _("outside"),
+           lambda f: translated(f.location.region.value) if f.location else _("outside"),
            lambda f: f.location.region.value if f.location else "~"),
     Column(_("Sub-region"), _("Of the Microbleed Anatomical Rating Scale"),
-           lambda f: _place(f, "sub_region_name"), lambda f: f.location.sub_region if f.location else 99),
+           _sub_region, lambda f: f.location.sub_region if f.location else 99),
     Column(_("Side"), _("Of the patient"),
-           lambda f: f.location.side.value if f.location else "",
+           lambda f: translated(f.location.side.value) if f.location else "",
            lambda f: f.location.side.value if f.location else "~"),
     Column(_("mm"), _("Apparent diameter on SWI; grows with echo time"),
            lambda f: _number(f.diameter_mm), lambda f: -f.diameter_mm if f.diameter_mm == f.diameter_mm else 0),
     Column(_("Phase"), _("Paramagnetic as a microbleed, diamagnetic as calcium"),
-           lambda f: f.phase_evidence.value, lambda f: f.phase_evidence.value),
+           lambda f: translated(f.phase_evidence.value), lambda f: f.phase_evidence.value),
     Column(_("Comment"), _("Of the reader"), lambda f: f.comment, lambda f: (not f.comment, f.comment)),
 )  # fmt: skip
 VERDICT, SUB_REGION, COMMENT = 1, 4, 8

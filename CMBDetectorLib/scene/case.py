@@ -30,6 +30,7 @@ from CMBDetectorLib.scene.volumes import add_volume, fill_volume, to_volume
 from CMBDetectorLib.volume import Volume, read_volume
 
 IS_CASE = "CMBDetector.case"  # attribute by which the text node of a case is known
+HIDDEN = "CMBDetector.hidden"  # attribute of a display node: hidden with its case, not by the reader
 SWI, PHASE, PHASE_FILTERED, REGIONS = "swi", "phase", "phaseFiltered", "regions"  # roles of its node references
 
 
@@ -60,7 +61,7 @@ def show_result(folder: Path, swi: Any, phase: Any = None, *, name: str = "", ke
     filtered = folder / "phase_filtered.nii.gz"
     phase_filtered = read_volume(filtered) if filtered.exists() else None
 
-    case = case_of(swi)
+    case = _case_of_swi(swi)
     if case is None:
         node = swi.GetScene().AddNewNodeByClass("vtkMRMLTextNode")
         # Inside the scene file and not beside it, where it could be left out when saving.
@@ -80,7 +81,7 @@ def show_result(folder: Path, swi: Any, phase: Any = None, *, name: str = "", ke
 
 def vanishing(folder: Path, swi: Any) -> tuple[Finding, ...]:
     """Findings that a reader touched and that the run in `folder` did not find again; empty for a new case."""
-    case = case_of(swi)
+    case = _case_of_swi(swi)
     return case.review.vanishing(read_record(folder / "candidates.json")) if case else ()
 
 
@@ -97,8 +98,13 @@ def cases(scene: Any) -> list[Case]:
 def case_of(volume: Any) -> Case | None:
     """The case whose SWI or phase (as given or as filtered) is this node."""
     found = cases(volume.GetScene()) if volume and volume.GetScene() else []
-    of_swi = [case for case in found if case.swi is volume]  # one phase may serve two cases
-    return next(iter([*of_swi, *(case for case in found if volume in (case.phase, case.phase_filtered))]), None)
+    of_phase = (case for case in found if volume in (case.phase, case.phase_filtered))  # it may serve two cases
+    return _case_of_swi(volume) or next(of_phase, None)
+
+
+def _case_of_swi(volume: Any) -> Case | None:
+    found = cases(volume.GetScene()) if volume and volume.GetScene() else []
+    return next((case for case in found if case.swi is volume), None)
 
 
 class Case:
@@ -233,11 +239,14 @@ class Case:
         points = range(node.GetNumberOfControlPoints())
         return next(((node, index) for index in points if key_of(node, index) == key), None)
 
-    def take_points(self, reader: str = "") -> list[str]:
+    def take_points(self, reader: str = "", *, only_placed: bool = False) -> list[str]:
         """Bring what a reader did to the points into the review: dragged, deleted, placed with the mouse.
 
         Call it when the interaction ends (`vtkMRMLMarkupsNode.PointEndInteractionEvent`, `PointPositionDefinedEvent`,
         `PointRemovedEvent`). Returns the keys that changed. A deleted point of the detector comes back.
+
+        With `only_placed`, nothing but new points is taken, and the review overrules all others: for a case that was
+        not watched, whose lists may be older than its review.
         """
         if self.node.GetID() in self._updating:
             return []
@@ -246,7 +255,7 @@ class Case:
             for index in range(node.GetNumberOfControlPoints()):
                 key, position = key_of(node, index), position_of(node, index)
                 seen.add(key)
-                if position is None:
+                if position is None or (only_placed and key):
                     continue
                 if key not in review:
                     finding = review.add(self.measure(position), reader)
@@ -259,17 +268,31 @@ class Case:
                     changed.append(key)
         missing = [f for f in review.visible() if f.key not in seen]
         for finding in missing:
-            if finding.candidate is None:
+            if finding.candidate is None and not only_placed:
                 review.remove(finding.key)
                 changed.append(finding.key)
         if changed or missing:
             self.save()
+        elif only_placed:
+            self.refresh()
         return changed
 
     def show_markers(self, shown: bool) -> None:
         """Show or hide all points of this case."""
         for node in self.lists.values():
             node.GetDisplayNode().SetVisibility(shown)
+
+    def show_in_views(self, shown: bool) -> None:
+        """Hide all that this case draws over the images, points and regions, or show what was hidden so."""
+        roles = (REGIONS, *(marker.value for marker in Marker))
+        for node in filter(None, map(self.node.GetNodeReference, roles)):
+            display = node.GetDisplayNode()
+            if display and shown and display.GetAttribute(HIDDEN):
+                display.RemoveAttribute(HIDDEN)
+                display.SetVisibility(True)
+            elif display and not shown and display.GetVisibility():
+                display.SetAttribute(HIDDEN, "1")
+                display.SetVisibility(False)
 
     def show_sub_regions(self, shown: bool) -> None:
         """Show the 13 MARS regions instead of the three groups."""
@@ -326,6 +349,8 @@ class Case:
     def _add_list(self, marker: Marker) -> Any:
         node = add_list(self.node.GetScene(), marker, self.name)
         self._own(marker.value, node)
+        with self._by_us():  # else its points would be missing, as if a reader had deleted each
+            show_findings(node, [finding for finding in self.review.visible() if finding.marker is marker])
         return node
 
     def _own(self, role: str, node: Any) -> None:

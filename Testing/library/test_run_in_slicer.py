@@ -18,6 +18,16 @@ runpy.run_path("Testing/run_in_slicer.py", run_name="__main__")
 """
 
 
+def test_a_slicer_without_a_console_as_on_windows_runs_the_tests() -> None:
+    program = PROGRAM.replace("start()", "start()\nclass Log:\n    write = flush = lambda *_: None\n"
+                              "sys.stderr, sys.__stderr__ = Log(), None")  # fmt: skip
+    arguments = ["--yes", "-k", "test_the_legend_is_the_table_of_keys"]
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0 and "1 passed" in ran.stdout, ran.stdout + ran.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "fails", "says"),
     [

@@ -229,6 +229,41 @@ def test_a_removed_list_comes_back(case: Case) -> None:
     assert shown(case) == said(case) and len(shown(case)) == 3
 
 
+def test_a_list_that_was_removed_takes_no_finding_of_the_reader_with_it(case: Case) -> None:
+    added = case.add((1.0, 2.0, 3.0), "AB")
+    case.node.GetScene().RemoveNode(case.lists[Marker.ACCEPTED])
+    drag(case, visible_keys(case)[0], (4.0, 5.0, 6.0))
+    case.take_points("AB")
+    assert added.key in case.review
+    assert shown(case) == said(case) and len(shown(case)) == 4
+
+
+def test_of_a_case_that_was_not_watched_only_new_points_are_taken(case: Case) -> None:
+    added = case.add((1.0, 2.0, 3.0), "AB")
+    first, second, _, _ = visible_keys(case)
+    node, index = case.point_of(added.key) or pytest.fail()
+    node.RemoveNthControlPoint(index)
+    drag(case, first, (4.0, 5.0, 6.0))
+    placed = node.AddControlPointWorld((7.0, 8.0, 9.0))
+    node.SetNthControlPointDescription(placed, "")
+    assert case.take_points("CD", only_placed=True) == ["reader-2"]
+    assert added.key in case.review and not case.review[first].is_moved and not case.review[second].is_moved
+    assert case.review["reader-2"].reader == "CD"
+    assert shown(case) == said(case)
+
+
+def test_points_and_regions_of_a_case_can_be_hidden_together(case: Case) -> None:
+    drawn = [*case.lists.values(), case.segmentation]
+    case.show_in_views(False)
+    assert not any(node.GetDisplayNode().GetVisibility() for node in drawn)
+    case.show_in_views(True)
+    assert all(node.GetDisplayNode().GetVisibility() for node in drawn)
+    case.segmentation.GetDisplayNode().SetVisibility(False)  # by the reader, so it stays
+    case.show_in_views(False)
+    case.show_in_views(True)
+    assert [bool(node.GetDisplayNode().GetVisibility()) for node in drawn] == [True] * 4 + [False]
+
+
 def test_what_we_change_is_not_taken_for_a_readers_hand(case: Case) -> None:
     taken: list[list[str]] = []
     for node in case.lists.values():
@@ -376,6 +411,17 @@ def test_two_cases_in_one_scene_do_not_mix(scene: Any, case: Case, folder: Path,
     other.remove_from_scene()
     assert [c.name for c in cases(scene)] == ["SWI"]
     assert shown(case) == said(case)
+
+
+def test_a_result_of_an_image_that_is_the_phase_of_another_case_makes_a_case_of_its_own(
+    scene: Any, case: Case, folder: Path
+) -> None:
+    key = visible_keys(case)[0]
+    case.decide(key, Verdict.ACCEPTED, "AB")
+    assert vanishing(folder, case.phase) == ()
+    other = show_result(folder, case.phase)
+    assert other.node is not case.node and other.review[key].verdict is Verdict.UNDECIDED
+    assert case.review[key].verdict is Verdict.ACCEPTED and case.swi is not case.phase
 
 
 def test_a_removed_case_leaves_only_the_images(mrml: Any, scene: Any, case: Case) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ def panel(application: Any) -> Iterator[Any]:
     application.mrmlScene.Clear(False)
     application.util.selectModule("CMBDetector")
     shown = application.modules.cmbdetector.widgetRepresentation().self()
-    shown._parameterNode.reader = "AB"
+    own = shown.ui.readerEdit.text  # of whoever runs the tests in Slicer
+    shown.ui.readerEdit.text = "AB"
     application.app.processEvents()
     yield shown
     application.mrmlScene.Clear(False)
+    application.modules.cmbdetector.widgetRepresentation().self().ui.readerEdit.text = own
     application.app.processEvents()
 
 
@@ -69,7 +72,8 @@ def press(application: Any) -> Callable[[str], None]:
             qt.stand_in.key_click(window, key)
         else:  # PythonQt sends no key events to the window, so the shortcut itself is triggered
             keys = [c for c in window.children() if c.className() == "QShortcut" and c.key.toString() == key]
-            assert len(keys) <= 1, f"{key} is ambiguous"
+            actions = [a for a in window.findChildren(qt.QAction) if a.shortcut.toString() == key and a.enabled]
+            assert len(keys) <= 1 and not (keys and actions), f"{key} is ambiguous"  # Qt would call neither
             for shortcut in keys:
                 shortcut.activated()
         application.app.processEvents()
@@ -86,6 +90,37 @@ def volumes(application: Any) -> Callable[..., tuple[Any, Any]]:
 
         scene = application.mrmlScene
         return add_volume(scene, result.swi, f"{name} SWI"), add_volume(scene, result.phase, f"{name} phase")
+
+    return add
+
+
+@pytest.fixture
+def place(application: Any) -> Callable[[Any], None]:
+    """Place a point in the list that waits for it, as a click does, though no view is there to click into."""
+
+    def place(position_ras_mm: Any) -> None:
+        logic = application.app.applicationLogic()
+        active = application.mrmlScene.GetNodeByID(logic.GetSelectionNode().GetActivePlaceNodeID())
+        active.AddControlPoint(position_ras_mm)
+
+    return place
+
+
+@pytest.fixture
+def another_case(volumes: Any, tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
+    """Add a case with two candidates to the scene, without showing it: SWI and case."""
+
+    def add(name: str = "other") -> tuple[Any, Any]:
+        from CMBDetectorLib.report import write_result
+        from CMBDetectorLib.result import InputFile
+        from CMBDetectorLib.scene.case import show_result
+        from Testing.synthetic_result import BALLS, synthetic_result
+
+        result = synthetic_result(balls=BALLS[:2])
+        made = replace(result.provenance, swi=InputFile(f"/data/{name}.nii.gz", "ef" * 32))
+        result = replace(result, provenance=made)
+        swi, phase = volumes(result, name)
+        return swi, show_result(write_result(result, tmp_path / f"result {name}", with_images=True), swi, phase)
 
     return add
 

@@ -75,6 +75,34 @@ def test_a_choice_of_the_user_stays(panel: Any, wait: Any, add: Any, application
     assert chosen(panel)[0] is mine
 
 
+def test_none_that_the_user_chose_stays_none(panel: Any, wait: Any, add: Any, application: Any) -> None:
+    swi = add("swi")
+    wait(lambda: chosen(panel)[0] is swi)
+    panel.ui.swiSelector.setCurrentNode(None)
+    for name in ("T1", "FLAIR"):
+        for _ in range(20):
+            application.app.processEvents()
+        assert chosen(panel) == (None, None)
+        add(name)
+    panel.exit()
+    panel.enter()
+    for _ in range(20):
+        application.app.processEvents()
+    assert chosen(panel) == (None, None)
+
+
+def test_nothing_is_chosen_before_all_that_comes_is_there(panel: Any, wait: Any, add: Any, application: Any) -> None:
+    scene = application.mrmlScene
+    scene.StartState(scene.BatchProcessState)
+    add("swi")
+    for _ in range(20):
+        application.app.processEvents()
+    assert panel._parameterNode.swi is None
+    phase = add("phase")
+    scene.EndState(scene.BatchProcessState)
+    wait(lambda: chosen(panel)[1] is phase)
+
+
 def test_nothing_chosen_says_what_to_do(panel: Any) -> None:
     assert "Choose the SWI" in panel.ui.checkLabel.text
     assert not panel.ui.detectButton.enabled and "Choose the SWI" in panel.ui.detectButton.toolTip

@@ -34,7 +34,7 @@ def test_everything_survives_a_saved_scene(panel: Any, case: Any, press: Any, wa
         Verdict.ACCEPTED, Verdict.REJECTED, Verdict.UNDECIDED,
     ]  # fmt: skip
     assert review[third].comment == "look again" and review[first].reader == "AB"
-    assert panel.ui.thresholdSlider.value == 0.5
+    assert panel.ui.thresholdSlider.value == pytest.approx(0.5)
     assert panel.ui.zoomSpinBox.value == 45 and panel.ui.readerEdit.text == "AB"
     assert panel.ui.swiSelector.currentNode() is again.swi
     assert panel.review.table.current == third
@@ -87,9 +87,44 @@ def test_two_cases_do_not_mix(panel: Any, case: Any, press: Any, wait: Any, volu
     assert Path(panel.ui.exportPathEdit.currentPath).name == "case_SWI_microbleeds.csv"
 
 
-@pytest.mark.parametrize("answer", [True, False], ids=["keep", "drop"])
-def test_another_run_keeps_verdicts_and_asks_before_it_drops_one(
-    panel: Any, case: Any, press: Any, tmp_path: Path, application: Any, monkeypatch: pytest.MonkeyPatch, answer: bool
+def test_over_the_images_of_one_case_nothing_of_another_is_drawn(
+    panel: Any, case: Any, wait: Any, another_case: Any
+) -> None:
+    def drawn(of: Any) -> list[bool]:
+        nodes = (*of.lists.values(), of.segmentation)
+        return [bool(node.GetDisplayNode().GetVisibility()) for node in nodes]
+
+    swi, other = another_case()
+    wait(lambda: not any(drawn(other)))  # it came while the first one was shown
+    panel.ui.swiSelector.setCurrentNode(swi)
+    wait(lambda: panel.review.node is other.node)
+    assert all(drawn(other)) and not any(drawn(case))
+    panel.ui.swiSelector.setCurrentNode(case.swi)
+    wait(lambda: panel.review.node is case.node)
+    assert all(drawn(case)) and not any(drawn(other))
+
+
+def test_a_panel_that_was_given_up_changes_nothing_any_more(panel: Any, application: Any) -> None:
+    import qt
+
+    parent = application.qMRMLWidget()
+    parent.setLayout(qt.QVBoxLayout())
+    parent.setMRMLScene(application.mrmlScene)
+    old = type(panel)(parent)
+    old.setup()
+    old.ui.zoomSpinBox.value = 40
+    assert panel._parameterNode.zoomMm == 40
+    old.cleanup()
+    old.ui.zoomSpinBox.value = 50
+    assert panel._parameterNode.zoomMm == 40 == panel.ui.zoomSpinBox.value
+    panel.ui.zoomSpinBox.value = 60
+    assert old.ui.zoomSpinBox.value == 50
+    parent.deleteLater()
+
+
+@pytest.mark.parametrize("answer", ["yes", "no or Escape"])
+def test_another_run_keeps_verdicts_and_asks_before_it_removes_one(
+    panel: Any, case: Any, press: Any, tmp_path: Path, application: Any, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     from CMBDetectorLib.report import write_result
 
@@ -97,7 +132,7 @@ def test_another_run_keeps_verdicts_and_asks_before_it_drops_one(
 
     def answered(text: str) -> bool:
         asked.append(text)
-        return answer
+        return answer == "yes"
 
     monkeypatch.setattr(application.util, "confirmYesNoDisplay", answered)
     first, second, third = panel.review.table.order
@@ -107,11 +142,37 @@ def test_another_run_keeps_verdicts_and_asks_before_it_drops_one(
     panel.logic._folder = tmp_path
     write_result(again, tmp_path / "result", with_images=True, overwrite=True)
     panel.showResult(case.swi, case.phase, "auto")
-    assert len(asked) == 1 and "not found again" in asked[0]
+    assert len(asked) == 1 and "not found again. Remove them?" in asked[0]
     review = panel.review.case.review
     assert panel.review.case.node is case.node
     assert review[first].verdict is Verdict.ACCEPTED
-    assert (second in review) is answer
-    assert not answer or (review[second].verdict is Verdict.REJECTED and not review[second].is_current)
+    assert (second in review) is (answer != "yes")
+    assert answer == "yes" or (review[second].verdict is Verdict.REJECTED and not review[second].is_current)
     assert third in review
     panel.logic._folder = None
+
+
+@pytest.mark.parametrize("answer", ["yes", "no or Escape"])
+def test_a_comment_that_is_being_typed_when_a_search_ends_counts_as_one(
+    panel: Any, case: Any, tmp_path: Path, application: Any, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    from CMBDetectorLib.report import write_result
+
+    asked: list[str] = []
+
+    def answered(text: str) -> bool:
+        asked.append(text)
+        return answer == "yes"
+
+    monkeypatch.setattr(application.util, "confirmYesNoDisplay", answered)
+    _, second, _ = panel.review.table.order
+    panel.review.go(second)
+    panel.ui.commentEdit.text = "look again"
+    panel.logic._folder = tmp_path
+    write_result(synthetic_result(balls=BALLS[:2]), tmp_path / "result", with_images=True, overwrite=True)
+    panel.showResult(case.swi, case.phase, "auto")
+    panel.logic._folder = None
+    assert len(asked) == 1
+    review = panel.review.case.review
+    assert (second in review) is (answer != "yes")
+    assert answer == "yes" or review[second].comment == "look again"

@@ -155,7 +155,7 @@ def test_a_row_centers_all_views_at_a_fixed_zoom(panel: Any, case: Any, applicat
     for name in ("Red", "CMBPhase", "Yellow", "Green"):
         node = slice_node(application, name)
         assert center(node) == pytest.approx(place, abs=1e-3)
-        assert min(node.GetFieldOfView()[:2]) == pytest.approx(60)
+        assert min(node.GetFieldOfView()[:2]) == pytest.approx(60, rel=1e-3)
         width, height = node.GetDimensions()[:2]
         assert node.GetFieldOfView()[0] / width == pytest.approx(node.GetFieldOfView()[1] / height)
 
@@ -262,6 +262,114 @@ def test_a_missed_microbleed_is_added_with_a_click(panel: Any, case: Any, wait: 
     interaction.SetCurrentInteractionMode(interaction.ViewTransform)
 
 
+def is_placing(application: Any) -> bool:
+    interaction = application.app.applicationLogic().GetInteractionNode()
+    return bool(interaction.GetCurrentInteractionMode() == interaction.Place)
+
+
+def added(case: Any) -> list[Any]:
+    return [finding for finding in case.review.findings if finding.source is Source.READER]
+
+
+def test_a_click_that_was_asked_for_in_one_case_is_not_taken_in_another(
+    panel: Any, case: Any, another_case: Any, wait: Any, place: Any, application: Any
+) -> None:
+    swi, other = another_case()
+    panel.ui.addButton.click()
+    place(case.review.record.candidates[-1].center_ras_mm)
+    panel._parameterNode.swi = swi
+    panel.update()  # before the click was taken
+    assert panel.review.node is other.node and not is_placing(application)
+    assert len(added(case)) == 1 and not added(other)
+    assert panel.ui.reviewMessageLabel.text == ""
+
+
+def test_no_click_is_waited_for_once_another_module_is_shown(panel: Any, case: Any, application: Any) -> None:
+    panel.ui.addButton.click()
+    assert is_placing(application)
+    application.util.selectModule("Data" if hasattr(application.modules, "data") else "")
+    assert not is_placing(application)
+
+
+def test_a_point_that_was_placed_while_nobody_watched_is_taken_when_the_case_is_shown(
+    panel: Any, case: Any, another_case: Any, wait: Any
+) -> None:
+    swi, other = another_case()
+    missed = other.review.record.candidates[0].center_ras_mm
+    node = other.lists[Marker.ACCEPTED]
+    node.SetNthControlPointDescription(node.AddControlPoint(np.add(missed, 5.0)), "")
+    panel.ui.swiSelector.setCurrentNode(swi)
+    wait(lambda: panel.review.node is other.node)
+    assert [finding.reader for finding in added(panel.review.case)] == ["AB"]
+
+
+def test_what_to_click_is_said_only_while_a_click_is_waited_for(panel: Any, case: Any, application: Any) -> None:
+    interaction = application.app.applicationLogic().GetInteractionNode()
+    panel.ui.addButton.click()
+    assert "Click on the microbleed" in panel.ui.reviewMessageLabel.text
+    interaction.SetCurrentInteractionMode(interaction.ViewTransform)  # as a right-click does
+    assert panel.ui.reviewMessageLabel.text == ""
+    panel.ui.addButton.click()
+    panel.ui.addButton.click()
+    assert not is_placing(application) and panel.ui.reviewMessageLabel.text == ""
+
+
+def test_points_of_a_list_that_was_removed_come_back_and_are_watched(
+    panel: Any, case: Any, press: Any, wait: Any, application: Any
+) -> None:
+    press("A")
+    application.mrmlScene.RemoveNode(case.lists[Marker.UNDECIDED])
+    press("A")
+    key = panel.review.table.current
+    node, index = case.point_of(key)
+    node.SetNthControlPointPositionWorld(index, np.add(case.review[key].position_ras_mm, (2.0, 0.0, 0.0)))
+    node.InvokeEvent(application.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+    wait(lambda: case.review[key].is_moved)
+
+
+def test_a_case_that_was_removed_while_shown_takes_no_more_verdicts(
+    panel: Any, case: Any, press: Any, wait: Any, messages: list[str], application: Any
+) -> None:
+    application.mrmlScene.RemoveNode(case.node)
+    panel.review.accept()
+    panel.review.undo()
+    panel.ui.thresholdSlider.value = 0.5
+    wait(lambda: panel.ui.reviewTable.rowCount == 0)
+    press("A")
+    assert messages == [] and panel.ui.reviewCollapsibleButton.collapsed
+
+
+# Who reads
+
+
+def test_the_initials_of_the_reader_outlive_the_scene_and_the_panel(
+    panel: Any, case: Any, press: Any, application: Any
+) -> None:
+    panel.ui.readerEdit.text = "CD"
+    application.mrmlScene.Clear(False)
+    application.app.processEvents()
+    assert panel.ui.readerEdit.text == "CD"
+    panel.onReload()
+    assert application.modules.cmbdetector.widgetRepresentation().self().ui.readerEdit.text == "CD"
+
+
+def test_a_verdict_without_initials_asks_for_them(panel: Any, case: Any, press: Any) -> None:
+    panel.ui.readerEdit.text = ""
+    press("A")
+    assert "initials" in panel.ui.reviewMessageLabel.text
+    panel.ui.readerEdit.text = "CD"
+    assert panel.ui.reviewMessageLabel.text == ""
+    key = panel.review.table.current
+    press("A")
+    assert case.review[key].reader == "CD" and panel.ui.reviewMessageLabel.text == ""
+
+
+def test_the_cursor_stays_where_the_reader_types(panel: Any, case: Any) -> None:
+    panel.ui.readerEdit.cursorPosition = 1
+    panel._parameterNode.zoomMm = 33
+    assert panel.ui.readerEdit.cursorPosition == 1
+
+
 # Threshold and files
 
 
@@ -276,7 +384,9 @@ def test_the_slider_filters_at_once_and_takes_no_verdict_back(panel: Any, case: 
     assert sum(node.GetNumberOfControlPoints() for node in case.lists.values()) == 4
 
 
-def test_an_exported_review_comes_back(panel: Any, case: Any, press: Any, tmp_path: Path) -> None:
+def test_an_exported_review_comes_back(
+    panel: Any, case: Any, press: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second, third = panel.review.table.order
     assert Path(panel.ui.exportPathEdit.currentPath).name == "case_SWI_microbleeds.csv"
     press("A")
@@ -288,6 +398,7 @@ def test_an_exported_review_comes_back(panel: Any, case: Any, press: Any, tmp_pa
     for _ in range(3):
         press("Z")
     assert not any(case.review[key].is_touched for key in (first, second, third))
+    monkeypatch.setattr(panel.review, "chooseTable", lambda: str(tmp_path / "review.csv"))
     panel.ui.importButton.click()
     assert "Restored 4 findings" in panel.ui.exportLabel.text
     assert [case.review[key].verdict for key in (first, second, third)] == [
@@ -297,13 +408,89 @@ def test_an_exported_review_comes_back(panel: Any, case: Any, press: Any, tmp_pa
     assert case.lists[Marker.ACCEPTED].GetNumberOfControlPoints() == 1
 
 
-def test_a_table_that_cannot_be_read_changes_nothing_and_says_why(panel: Any, case: Any, tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_read_changes_nothing_and_says_why(
+    panel: Any, case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("a,b\n1,2\n")
-    panel.ui.exportPathEdit.currentPath = str(wrong)
+    monkeypatch.setattr(panel.review, "chooseTable", lambda: str(wrong))
     with pytest.raises(Exception, match="not an exported review"):
         panel.review.importTable()
     assert case.review.progress() == (0, 3)
+
+
+@pytest.fixture
+def asked(application: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Questions that were answered with Cancel, as Escape does."""
+    questions: list[str] = []
+
+    def refuse(text: str) -> bool:
+        questions.append(text)
+        return False
+
+    monkeypatch.setattr(application.util, "confirmOkCancelDisplay", refuse)
+    return questions
+
+
+def test_the_table_of_one_patient_never_replaces_that_of_another_unasked(
+    panel: Any, case: Any, another_case: Any, wait: Any, asked: list[str], tmp_path: Path, application: Any
+) -> None:
+    table = tmp_path / "case_SWI_microbleeds.csv"
+    panel.ui.exportPathEdit.currentPath = str(table)
+    panel.ui.exportButton.click()
+    panel.ui.exportButton.click()
+    assert asked == []  # it is this table
+    before = table.read_text()
+    application.mrmlScene.Clear(False)
+    swi, _ = another_case("case")
+    panel.ui.swiSelector.setCurrentNode(swi)
+    wait(lambda: panel.review.case is not None)
+    assert panel.ui.exportPathEdit.currentPath == str(table)  # the same name in the same folder
+    panel.ui.exportButton.click()
+    assert len(asked) == 1 and "no review of this scan" in asked[0]
+    assert table.read_text() == before and "Nothing was saved" in panel.ui.exportLabel.text
+
+
+def test_the_table_of_another_reader_of_the_same_scan_is_not_replaced_unasked(
+    panel: Any, case: Any, asked: list[str], tmp_path: Path
+) -> None:
+    from CMBDetectorLib.report.review_table import write_review
+
+    table = tmp_path / "table.csv"
+    write_review(case.review, table)
+    before = table.read_text()
+    panel.ui.exportPathEdit.currentPath = str(table)
+    panel.ui.acceptButton.click()
+    panel.ui.exportButton.click()
+    assert len(asked) == 1 and "review of this scan already" in asked[0]
+    assert table.read_text() == before
+
+
+def test_each_case_has_a_file_name_of_its_own(panel: Any, case: Any, another_case: Any, wait: Any) -> None:
+    panel.ui.exportPathEdit.currentPath = str(Path.home() / "case_SWI_microbleeds of the first reader.csv")
+    swi, other = another_case("case SWI microbleeds")
+    panel.ui.swiSelector.setCurrentNode(swi)
+    wait(lambda: panel.review.node is other.node)
+    assert Path(panel.ui.exportPathEdit.currentPath).name == "case_SWI_microbleeds_SWI_microbleeds.csv"
+    panel.ui.swiSelector.setCurrentNode(case.swi)
+    wait(lambda: panel.review.node is case.node)
+    assert Path(panel.ui.exportPathEdit.currentPath).name == "case_SWI_microbleeds.csv"
+
+
+def test_without_a_file_name_nothing_is_saved_and_the_panel_says_what_to_do(
+    panel: Any, case: Any, messages: list[str]
+) -> None:
+    panel.ui.exportPathEdit.currentPath = ""
+    panel.ui.exportButton.click()
+    assert len(messages) == 1 and "no file name" in messages[0]
+
+
+def test_a_load_that_is_called_off_changes_nothing(
+    panel: Any, case: Any, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel.review, "chooseTable", lambda: "")
+    panel.ui.importButton.click()
+    assert messages == [] and panel.ui.exportLabel.text == "" and not case.review.can_undo
 
 
 def test_the_summary_goes_to_the_clipboard(panel: Any, case: Any, press: Any, application: Any) -> None:
@@ -330,6 +517,67 @@ def test_a_comment_that_was_typed_and_not_entered_is_kept_with_the_verdict(panel
     panel.ui.acceptButton.click()
     assert case.review[key].comment == "typical" and case.review[key].verdict is Verdict.ACCEPTED
     assert panel.review.table.current != key and panel.ui.commentEdit.text == ""
+
+
+@pytest.mark.parametrize("act", ["export", "undo", "threshold", "filter", "point", "case"])
+def test_a_comment_that_was_typed_and_not_entered_is_kept_whatever_comes_next(
+    panel: Any, case: Any, another_case: Any, tmp_path: Path, application: Any, act: str
+) -> None:
+    first, second, _ = panel.review.table.order
+    panel.ui.commentEdit.text = "typical"
+    if act == "export":
+        panel.ui.exportPathEdit.currentPath = str(tmp_path / "table.csv")
+        panel.ui.exportButton.click()
+        assert "typical" in (tmp_path / "table.csv").read_text()
+    elif act == "undo":
+        case.decide(second, Verdict.ACCEPTED)
+        panel.ui.undoButton.enabled = True
+        panel.ui.undoButton.click()
+        assert case.review[second].is_decided  # the comment was the last change
+        return
+    elif act == "threshold":
+        panel.ui.thresholdSlider.value = 0.5
+    elif act == "filter":
+        panel.ui.filterEdit.text = "cerebellum"
+    elif act == "point":
+        node, index = case.point_of(second)
+        node.GetDisplayNode().SetActiveControlPoint(index)
+        node.InvokeEvent(application.vtkMRMLMarkupsNode.PointStartInteractionEvent)
+        assert panel.review.table.current == second
+    else:
+        panel._parameterNode.swi, _ = another_case()
+        panel.update()
+    assert case.review[first].comment == "typical"
+
+
+def test_a_damaged_review_says_so_and_its_images_are_checked_all_the_same(
+    panel: Any, case: Any, another_case: Any, messages: list[str], wait: Any
+) -> None:
+    swi, other = another_case()
+    other.node.SetText("{}")
+    panel.ui.swiSelector.setCurrentNode(swi)
+    wait(lambda: panel.review.case is None)
+    assert panel.ui.reviewHintLabel.visible and "Nothing to review yet" not in panel.ui.reviewHintLabel.text
+    assert panel._checked == panel.logic.state(swi, panel._parameterNode.phase, False) and messages == []
+    panel.ui.swiSelector.setCurrentNode(case.swi)
+    wait(lambda: panel.review.node is case.node)
+
+
+def test_what_goes_wrong_at_a_slider_or_a_point_is_shown_in_words(
+    panel: Any, case: Any, messages: list[str], application: Any
+) -> None:
+    node, index = case.point_of(panel.review.table.order[1])
+    node.GetDisplayNode().SetActiveControlPoint(index)
+    case.node.SetText("{}")
+    for act in (
+        lambda: setattr(panel.ui.thresholdSlider, "value", 0.5),
+        panel.ui.excludedCheckBox.click,
+        lambda: setattr(panel.ui.filterEdit, "text", "lobar"),
+        lambda: node.InvokeEvent(application.vtkMRMLMarkupsNode.PointStartInteractionEvent),
+    ):
+        messages.clear()
+        act()
+        assert len(messages) == 1, act
 
 
 def test_what_goes_wrong_is_shown_once_and_in_words(panel: Any, case: Any, messages: list[str], tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_a_worker_that_refuses_says_why(panel: Any, wait: Any) -> None:
         assert "cpu" not in panel.ui.stageLabel.text
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a file that cannot start is not found either")
 def test_a_python_that_cannot_start_says_so(
     panel: Any, wait: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,42 @@ def test_a_python_that_cannot_start_says_so(
     wait(lambda: not panel.search.isRunning)
     assert "could not be started" in panel.ui.stageLabel.text
     assert panel.ui.detectButton.text == "Detect CMBs"
+
+
+def test_a_search_that_fails_while_it_is_started_as_on_windows_leaves_nothing_behind(
+    panel: Any, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from CMBDetectorWindow.search import Outcome
+
+    panel.ui.sampleButton.click()
+    failed = Outcome("error", "It could not be started.")
+    monkeypatch.setattr(panel.search, "start", lambda *_: panel.showOutcome(failed))
+    panel.ui.detectButton.click()
+    assert messages == [failed.message] == [panel.ui.stageLabel.text]
+    assert not panel.ui.progressBar.visible and not panel._clock.active
+
+
+def test_slicer_itself_is_never_started_as_if_it_were_python(
+    panel: Any, messages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "SlicerApp-real"))
+    panel.ui.sampleButton.click()
+    panel.ui.detectButton.click()
+    assert len(messages) == 1 and "PythonSlicer" in messages[0]
+    assert not panel.search.isRunning and panel.ui.detectButton.text == "Detect CMBs"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be halted there")
+def test_a_worker_that_does_not_answer_holds_nothing_up_when_the_scene_is_closed(
+    running: Any, wait: Any, application: Any
+) -> None:
+    worker, folder = running.search.workerProcessId, running.logic.resultFolder.parent
+    os.kill(worker, signal.SIGSTOP)
+    begun = time.monotonic()
+    application.mrmlScene.Clear(False)
+    assert time.monotonic() - begun < 1.0
+    wait(lambda: not is_alive(worker) and not folder.exists(), 2.0)
 
 
 def test_a_scene_closed_meanwhile_ends_the_search(running: Any, wait: Any, application: Any) -> None:

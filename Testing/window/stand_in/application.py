@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,7 @@ def start() -> None:
     _keep_singletons()
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkOSOpenGLRenderWindow")
+    from PySide6.QtCore import QSettings
     from PySide6.QtWidgets import QApplication, QMainWindow
 
     from Testing.window.stand_in import scripted_module
@@ -248,6 +251,11 @@ def start() -> None:
     from Testing.window.stand_in.widgets import STAND_INS, FormLoader
 
     qt_application = QApplication.instance() or QApplication(["Slicer"])
+    settings = tempfile.TemporaryDirectory(prefix="CMBDetector-settings-")  # nobody's own
+    atexit.register(settings.cleanup)
+    QSettings.setDefaultFormat(QSettings.Format.IniFormat)
+    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, settings.name)
+    qt_application.setOrganizationName("NA-MIC")
     sys.modules["qt"] = qt_module(FormLoader)
     ctk = sys.modules["ctk"] = Module("ctk")
     for name, raw in STAND_INS.items():

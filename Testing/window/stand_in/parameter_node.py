@@ -93,6 +93,7 @@ def parameterNodeWrapper(cls: Any) -> Any:
     def init(self: Any, node: Any) -> None:
         self.parameterNode = node
         self._updating = False
+        self._guis = []  # by tag; None where it was disconnected
         for parameter in parameters.values():
             if not parameter.is_node and parameter.name not in node.GetParameterNamesAsCommaSeparatedList().split(","):
                 parameter.write(node, parameter.default)
@@ -100,6 +101,10 @@ def parameterNodeWrapper(cls: Any) -> Any:
     def connect_gui(self: Any, gui: Any) -> None:
         widgets = {w.property("SlicerParameterName"): w for w in vars(gui).values()}
         widgets.pop(None, None)
+        connect_parameters(self, widgets)  # as in Slicer 5.12, nothing is returned by which to disconnect
+
+    def connect_parameters(self: Any, widgets: Any) -> int:
+        tag, receivers = len(self._guis), {}
         for name, widget in widgets.items():
             if name not in parameters:
                 raise ValueError(f"Cannot find a param with the given name: {name}")
@@ -118,22 +123,33 @@ def parameterNodeWrapper(cls: Any) -> Any:
 
             write(widget, getattr(self, name))
             widget.connect(signal, changed)
+            receivers[name] = widget, signal, changed
+        self._guis.append(receivers)
 
         def update(*_unused: Any) -> None:
-            if self._updating:
+            if self._updating or self._guis[tag] is None:
                 return
             self._updating = True
             try:
-                for name, widget in widgets.items():
+                for name, (widget, *_) in receivers.items():
                     _WIDGETS[widget.className()][2](widget, getattr(self, name))
             finally:
                 self._updating = False
 
         self.AddObserver(vtk.vtkCommand.ModifiedEvent, update)
+        return tag
+
+    def disconnect_gui(self: Any, tag: Any) -> None:
+        if tag is None or self._guis[tag] is None:  # as in Slicer, no error
+            return
+        for widget, signal, changed in self._guis[tag].values():
+            widget.disconnect(signal, changed)
+        self._guis[tag] = None
 
     cls.__init__ = init
     cls.connectGui = connect_gui
-    cls.disconnectGui = lambda self, tag: None  # as in Slicer 5.12, where connectGui returns no tag
+    cls.connectParametersToGui = connect_parameters
+    cls.disconnectGui = disconnect_gui
     cls.AddObserver = lambda self, event, call, priority=0.0: self.parameterNode.AddObserver(event, call, priority)
     cls.RemoveObserver = lambda self, tag: self.parameterNode.RemoveObserver(tag)
     cls.StartModify = lambda self: self.parameterNode.StartModify()

@@ -156,6 +156,8 @@ class PythonQtClass(type):
         if name not in api(cls.__name__).names:
             raise AttributeError(f"{cls.__name__} has no {name} in Slicer")
         member = getattr(cls.pyside, name)
+        if name in ("getOpenFileName", "getSaveFileName"):  # PythonQt gives the file alone
+            return lambda *arguments: member(*unwrap(arguments))[0]
         if callable(member) and not isinstance(member, type) and not hasattr(member, "value"):
             return lambda *arguments: wrap(member(*unwrap(arguments)))
         return member
