@@ -109,6 +109,7 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
         "threshold": (threshold or DEFAULT_THRESHOLD) if name == "detector" else None,
         "training": {
             "config": _without_folders(state["config"]),
+            "started_from": _checksum(state["config"].get("initial")),
             "heads": heads_of(state["config"]["split"]),
             "cases": state["cases"],
             "steps": state["step"],
@@ -156,6 +157,11 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> Path:
     return path
 
 
+def _checksum(model: str | None) -> str | None:
+    """SHA-256 of the network that a run started from; None for a run from random weights."""
+    return hashlib.sha256(Path(model).read_bytes()).hexdigest() if model else None
+
+
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
     """Drop where this run's files lay: it is nobody's business and repeats nothing."""
-    return {name: value for name, value in config.items() if name not in ("out", "cases", "cache", "heads")}
+    return {name: value for name, value in config.items() if name not in ("out", "cases", "cache", "heads", "initial")}
