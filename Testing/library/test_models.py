@@ -15,7 +15,7 @@ from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
 from CMBDetectorLib.training.detector import DetectorObjective
 from CMBDetectorLib.training.export import export_model, update_manifest
-from CMBDetectorLib.training.loop import fit
+from CMBDetectorLib.training.loop import fit, start_from
 from CMBDetectorLib.training.segmenter import SegmenterObjective
 from CMBDetectorLib.training.split import heads_of
 
@@ -126,3 +126,20 @@ def test_asking_for_a_gpu_that_is_not_there_is_an_error_and_auto_is_not(monkeypa
 def test_a_checkpoint_of_the_other_network_is_refused(trained_nowhere: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of the segmenter"):
         export_model("segmenter", trained_nowhere / "d" / "checkpoint.pt", tmp_path)
+
+
+def test_a_run_may_start_from_an_exported_network_and_only_from_one_that_fits(tmp_path: Path) -> None:
+    config = SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path)
+    torch.manual_seed(1)
+    trained, fresh = SegmenterObjective(config), SegmenterObjective(config)
+    torch.jit.save(torch.jit.script(trained.network), str(tmp_path / "segmenter.pt"))
+    start_from(tmp_path / "segmenter.pt", fresh)
+    for name, value in trained.network.state_dict().items():
+        assert torch.equal(fresh.network.state_dict()[name], value)
+    (tmp_path / "text.pt").write_text("no network")
+    for wrong in ("text.pt", "missing.pt"):
+        with pytest.raises(InputError, match=f"{wrong} does not hold the weights"):
+            start_from(tmp_path / wrong, fresh)
+    detector = DetectorObjective(DetectorTraining(out=tmp_path, cases=tmp_path, cache=tmp_path))
+    with pytest.raises(InputError, match="does not hold the weights"):
+        start_from(tmp_path / "segmenter.pt", detector)
