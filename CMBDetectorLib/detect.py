@@ -19,6 +19,7 @@ Span = tuple[int, int]  # from, to (exclusive)
 # In blocks of `MULTIPLE` voxels, 16 mm each: a tile reads about 128 mm, of which it shares one block per neighbor.
 TILE_BLOCKS = 8
 HALO_BLOCKS = 1
+MOST = 300  # candidates of a scan: nobody reads more, and a network may answer weakly in thousands of places
 NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 
 
@@ -66,7 +67,7 @@ def detect(model: Model, network_input: NetworkInput, floor: float, progress: Pr
     Returns
     -------
     list of Detection
-        By falling probability, one per lesion (`keep_strongest`).
+        By falling probability, one per lesion, the strongest 300 (`keep_strongest`).
     """
     array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
     todo = [tile for tile in tiles(array.shape[1:]) if _part(array[:1], tile.kept).any()]
@@ -90,15 +91,15 @@ def detect(model: Model, network_input: NetworkInput, floor: float, progress: Pr
 def keep_strongest(
     probability: npt.NDArray[np.float64], center_mm: npt.NDArray[np.float64], diameter_mm: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.intp]:
-    """Non-maximum suppression by distance: indices of the boxes to keep, strongest first.
+    """Non-maximum suppression by distance: indices of the boxes to keep, strongest first, at most `MOST`.
 
     A box goes when the ball in it touches the ball in a stronger one, or when their centers lie within 1.75 mm. The rim
     of a lesion is neither taught nor punished in training, so weak boxes beside a strong one mean the same lesion.
     Overlap (IoU), the usual measure, would keep them.
     """
     order = np.argsort(-probability, kind="stable")
-    kept = []
-    while len(order):
+    kept: list[np.intp] = []
+    while len(order) and len(kept) < MOST:
         strongest, order = order[0], order[1:]
         kept.append(strongest)
         distance_mm = np.linalg.norm(center_mm[order] - center_mm[strongest], axis=1)

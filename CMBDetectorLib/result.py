@@ -44,7 +44,8 @@ class Record:
     Attributes
     ----------
     candidates : tuple of Candidate
-        All with a probability of at least `request.FLOOR`, numbered by falling probability, excluded ones included.
+        The strongest 300 with a probability of at least `request.FLOOR`, numbered by falling probability, excluded ones
+        included.
         `reported` gives those at or above the threshold.
     notices : tuple of str
         What preflight found worth telling, in plain sentences.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from CMBDetectorLib.detect import detect, keep_strongest, tiles
+from CMBDetectorLib.detect import MOST, detect, keep_strongest, tiles
 from CMBDetectorLib.errors import Cancelled
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
@@ -131,3 +131,11 @@ def test_a_weaker_box_on_the_rim_of_a_lesion_is_the_same_lesion() -> None:
 def test_small_boxes_closer_than_the_grid_can_tell_are_one() -> None:
     center_mm = np.array([[0, 0, 0], [0, 0, 1.4]], float)
     assert keep_strongest(np.array([0.6, 0.9]), center_mm, np.array([2.0, 2.0])).tolist() == [1]
+
+
+def test_no_more_candidates_are_kept_than_anybody_reads():
+    count = MOST + 50
+    probability = np.linspace(0.9, 0.1, count)
+    center_mm = np.arange(count)[:, None] * np.array([[10.0, 0.0, 0.0]])
+    kept = keep_strongest(probability, center_mm, np.full(count, 3.0))
+    assert kept.tolist() == list(range(MOST))
