@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from CMBDetectorLib.networks.anchors import ANCHORS_MM
-from CMBDetectorLib.networks.blocks import ConvBlock, Down, Up
-
-FEATURES = 48  # channels of the final feature map, and length of the vector that prototypes compare
-PRIOR = 0.01  # objectness of every cell before training: lesions are rare
+from CMBDetectorLib.networks.backbone import FEATURES, PRIOR, Backbone
+from CMBDetectorLib.networks.blocks import ConvBlock
 
 
 class Fusion(nn.Module):
@@ -41,7 +39,7 @@ class Fusion(nn.Module):
         return self.from_8_mm(d1) + self.from_4_mm(d2) + self.from_2_mm(d3)
 
 
-class Detector(nn.Module):
+class Detector(Backbone):
     """Two channels (SWI, phase) of 0.5 x 0.5 x 1 mm voxels in, boxes on a 2 mm grid out.
 
     Parameters
@@ -52,15 +50,6 @@ class Detector(nn.Module):
 
     def __init__(self, ffm: bool = True) -> None:
         super().__init__()
-        # A kernel of 4 with stride 2 centers every 1 mm voxel between two of 0.5 mm; sizes halve exactly.
-        self.at_1_mm = nn.Sequential(ConvBlock(2, 24, (4, 4, 3), (2, 2, 1), (1, 1, 1)), ConvBlock(24, 24))
-        self.at_2_mm = Down(24, 48)
-        self.at_4_mm = Down(48, 64)
-        self.at_8_mm = Down(64, 64)
-        self.at_16_mm = Down(64, 64)
-        self.d1 = Up(64, 64, 64)
-        self.d2 = Up(64, 64, 64)
-        self.d3 = Up(64, 48, FEATURES)
         self.fusion = Fusion((64, 64, FEATURES)) if ffm else None
         self.proposal = ConvBlock(FEATURES, FEATURES)
         self.answer = nn.Conv3d(FEATURES, len(ANCHORS_MM) * 5, 1)
@@ -71,12 +60,7 @@ class Detector(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute what `head` and the prototypes read: (B, 2, R, A, S) -> (B, 48, R/4, A/4, S/2)."""
-        e2 = self.at_2_mm(self.at_1_mm(x))
-        e4 = self.at_4_mm(e2)
-        e8 = self.at_8_mm(e4)
-        d1 = self.d1(self.at_16_mm(e8), e8)
-        d2 = self.d2(d1, e4)
-        d3 = self.d3(d2, e2)
+        _, d1, d2, d3 = self.levels(x)
         final = d3 if self.fusion is None else self.fusion(d1, d2, d3)
         return self.proposal(final)
 

@@ -99,6 +99,9 @@ class DetectorTraining(Training):
 
     Attributes
     ----------
+    head : str
+        ``proposals``, or ``mask`` for the plain U-Net that the detector is measured against; that one ignores `ffm`,
+        `hspl` and the weights of their losses.
     ffm, hspl : bool
         Feature Fusion Module; Hard Sample Prototype Learning.
     crop : tuple of int
@@ -115,6 +118,7 @@ class DetectorTraining(Training):
         Share of crops whose phase channel is emptied, so that SWI alone works too.
     """
 
+    head: str = "proposals"
     ffm: bool = True
     hspl: bool = True
     crop: tuple[int, int, int] = (128, 128, 64)
@@ -126,6 +130,8 @@ class DetectorTraining(Training):
     without_phase: float = 0.2
 
     def __post_init__(self) -> None:
+        if self.head not in ("proposals", "mask"):
+            raise InputError(f"The head is '{self.head}'; it must be 'proposals' or 'mask'.")
         r, a, s = self.crop
         if r != a or r % MULTIPLE[0] or s % MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")

@@ -27,7 +27,7 @@ from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
 from CMBDetectorLib.training.implants import Scan, implant
 from CMBDetectorLib.training.split import heads_of
-from CMBDetectorLib.training.targets import Lesions, assign
+from CMBDetectorLib.training.targets import Lesions, assign, balls
 from CMBDetectorLib.volume import Volume, read_volume
 
 Array = npt.NDArray[np.float32]
@@ -169,10 +169,11 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
     Returns
     -------
     dict of Tensor
-        ``image`` (B, 2, R, A, S), ``label`` (B, 3, r, a, s), ``boxes`` (B, 3, 4, r, a, s), ``with_lesions`` (B,).
+        ``image`` (B, 2, R, A, S), ``label`` (B, 3, r, a, s), ``boxes`` (B, 3, 4, r, a, s), ``with_lesions`` (B,), and
+        ``mask`` (B, R/2, A/2, S) for the plain U-Net.
     """
     rng = np.random.default_rng((config.seed, step))
-    images, labels, boxes, present = [], [], [], []
+    images, labels, boxes, masks, present = [], [], [], [], []
     cells = tuple(size // stride for size, stride in zip(config.crop, STRIDE, strict=True))
     for n in range(config.batch):
         has_phase = rng.random() >= config.without_phase
@@ -182,11 +183,13 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
         images.append(vary(image, has_phase, rng))
         labels.append(label)
         boxes.append(box)
+        masks.append(balls((2 * cells[0], 2 * cells[1], 2 * cells[2]), lesions))
         present.append(lesions.present)
     return {
         "image": torch.from_numpy(np.stack(images)),
         "label": torch.from_numpy(np.stack(labels)),
         "boxes": torch.from_numpy(np.stack(boxes)),
+        "mask": torch.from_numpy(np.stack(masks)),
         "with_lesions": torch.tensor(present),
     }
 

@@ -1,4 +1,4 @@
-"""Training of the detector; its switches are the paper's variants RPN, RPN+FFM and RPN+FFM+HSPL."""
+"""Training of the detector; its switches are the paper's variants RPN, RPN+FFM and RPN+FFM+HSPL, and a plain U-Net."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from CMBDetectorLib.networks.detector import FEATURES, Detector
+from CMBDetectorLib.networks.backbone import FEATURES
+from CMBDetectorLib.networks.detector import Detector
+from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.prototypes import Prototypes
 from CMBDetectorLib.training.config import DetectorTraining, Progress
 from CMBDetectorLib.training.data import detector_batch, load_cases
 from CMBDetectorLib.training.loop import fit
-from CMBDetectorLib.training.losses import box_loss, hard_samples, objectness_loss
+from CMBDetectorLib.training.losses import box_loss, hard_samples, mask_loss, objectness_loss
 
 
 class DetectorObjective(nn.Module):
@@ -45,9 +47,27 @@ class DetectorObjective(nn.Module):
         return losses
 
 
+class MaskObjective(nn.Module):
+    """The plain U-Net; answers the detector's batches with its own loss.
+
+    Attributes
+    ----------
+    network : PlainUNet
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = PlainUNet()
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy plus Dice of the mask."""
+        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last_3d))
+        return {"mask": mask_loss(logits.float(), batch["mask"])}
+
+
 def train_detector(config: DetectorTraining, progress: Progress) -> Path:
     """Train, or go on training, and return the checkpoint (`export.export_model` makes a model of it)."""
     cases = load_cases(config, progress)
     torch.manual_seed(config.seed)
-    objective = DetectorObjective(config)
+    objective = MaskObjective() if config.head == "mask" else DetectorObjective(config)
     return fit(objective, lambda step: detector_batch(cases, config, step), config, progress, cases=len(cases))

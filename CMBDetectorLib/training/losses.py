@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
 from CMBDetectorLib.networks.segmenter import CLASSES
-from CMBDetectorLib.training.targets import NEGATIVE, POSITIVE
+from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE
 
 
 def objectness_loss(logits: Tensor, label: Tensor, hardest: int) -> Tensor:
@@ -71,6 +71,21 @@ def hard_samples(features: Tensor, logits: Tensor, label: Tensor, with_lesions: 
     kind = torch.full((len(bleeds) + len(mimics),), MIMIC, device=features.device)
     kind[: len(bleeds)] = CMB
     return torch.cat((bleeds, mimics)), kind
+
+
+def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice of the plain U-Net, over the whole batch: half of the crops have no lesion.
+
+    Parameters
+    ----------
+    logits, mask : Tensor, shape (B, R, A, S)
+        The mask holds `NEGATIVE`, `POSITIVE` or `IGNORED` (`CMBDetectorLib.training.targets.balls`).
+    """
+    counted = mask != IGNORED
+    logits, truth = logits[counted], (mask[counted] == POSITIVE).to(logits.dtype)
+    share = torch.sigmoid(logits)
+    dice = (2 * (share * truth).sum() + 1) / (share.sum() + truth.sum() + 1)
+    return functional.binary_cross_entropy_with_logits(logits, truth) + 1 - dice
 
 
 def region_loss(logits: Tensor, label: Tensor) -> Tensor:

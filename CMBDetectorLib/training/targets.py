@@ -1,4 +1,4 @@
-"""What the detector should answer in every cell of a crop."""
+"""What the detector should answer in every cell of a crop, and the plain U-Net in every voxel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from CMBDetectorLib.networks.anchors import ANCHORS_MM, best_anchor, cell_centers_mm, encode
+from CMBDetectorLib.networks.anchors import ANCHORS_MM, SPACING_MM, best_anchor, cell_centers_mm, encode
+from CMBDetectorLib.networks.plain_unet import STRIDE
 
 NEGATIVE, POSITIVE, IGNORED = 0, 1, -1
 
@@ -71,3 +72,33 @@ def assign(shape: tuple[int, int, int], lesions: Lesions) -> tuple[npt.NDArray[n
         label[anchor, cells] = POSITIVE
         boxes[anchor][:, cells] = encode(center_mm, diameter_mm, cell_mm[cells], anchor).T
     return label, boxes
+
+
+def balls(shape: tuple[int, int, int], lesions: Lesions) -> npt.NDArray[np.int8]:
+    """Mask of a crop for the plain U-Net: balls of the apparent diameter, at least one voxel each.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels (r, a, s) of 1 mm.
+    lesions : Lesions
+        Those that do not count are `IGNORED` with 2.5 mm around them, but not where another one is `POSITIVE`.
+
+    Returns
+    -------
+    ndarray, shape (r, a, s), int8
+    """
+    axes = [
+        (np.arange(n) * stride + (stride - 1) / 2) * spacing
+        for n, stride, spacing in zip(shape, STRIDE, SPACING_MM, strict=True)
+    ]
+    mask = np.full(shape, NEGATIVE, np.int8)
+    for n in np.argsort(lesions.counts, kind="stable"):  # those that count come last and prevail
+        r, a, s = (axis - mm for axis, mm in zip(axes, lesions.center_mm[n], strict=True))
+        distance_mm = np.sqrt(r[:, None, None] ** 2 + a[:, None] ** 2 + s**2)
+        radius_mm = 0.5 * lesions.diameter_mm[n]
+        if lesions.counts[n]:
+            mask[distance_mm <= max(radius_mm, float(distance_mm.min()))] = POSITIVE
+        else:
+            mask[distance_mm <= radius_mm + 2.5] = IGNORED
+    return mask

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from CMBDetectorLib.networks import anchors
-from CMBDetectorLib.networks.detector import FEATURES, Detector, Fusion
+from CMBDetectorLib.networks.backbone import FEATURES
+from CMBDetectorLib.networks.detector import Detector, Fusion
+from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC, Prototypes
 from CMBDetectorLib.networks.segmenter import Segmenter, labels_and_left
 
@@ -32,6 +34,13 @@ def test_the_baseline_reads_the_third_level_alone() -> None:
     network = Detector(ffm=False)
     assert network.fusion is None
     assert not any("fusion" in name for name in network.state_dict())
+
+
+def test_the_plain_unet_answers_on_a_1_mm_grid_and_is_no_larger_than_the_detector() -> None:
+    network = PlainUNet().eval()
+    assert network(torch.zeros(2, 2, 64, 32, 16)).shape == (2, 32, 16, 16)
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (network, Detector(), Detector(ffm=False))]
+    assert 0.85 < sizes[0] / sizes[1] <= sizes[0] / sizes[2] < 1.0, sizes
 
 
 def test_feature_fusion_is_the_sum_of_three_levels_on_the_finest_grid() -> None:
