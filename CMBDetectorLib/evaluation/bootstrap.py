@@ -1,34 +1,70 @@
-"""Intervals for pooled figures by resampling patients, as lesions of one patient are not independent."""
+"""Intervals for pooled figures by resampling heads and patients, as lesions of one patient are not independent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 RESAMPLES = 2000
 T = TypeVar("T")
 
 
+def draws(heads: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[npt.NDArray[np.int64]]:
+    """Resample cases in two levels: heads with replacement, then as many cases of each drawn head as it has.
+
+    Simulated cases of one head share its anatomy. With three heads there are ten samples of heads only, so intervals
+    are wide and coarse, as they should be. Where every case has a head of its own this is the usual resampling of
+    patients.
+
+    Parameters
+    ----------
+    heads : sequence of str
+        The head of each case.
+
+    Yields
+    ------
+    ndarray of int
+        Indices of the cases drawn.
+    """
+    rng = np.random.default_rng(seed)
+    of_head = [np.flatnonzero(np.asarray(heads) == head) for head in sorted(set(heads))]
+    for _ in range(resamples):
+        chosen = [of_head[n] for n in rng.integers(len(of_head), size=len(of_head))]
+        yield np.concatenate([cases[rng.integers(len(cases), size=len(cases))] for cases in chosen])
+
+
 def interval(
-    cases: Sequence[T], figure: Callable[[Sequence[T]], float], *, seed: int = 0, resamples: int = RESAMPLES
+    cases: Sequence[T],
+    figure: Callable[[Sequence[T]], float],
+    *,
+    heads: Sequence[str] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a figure over patients drawn with replacement; NaN where it is never defined.
+    """95 % percentile interval of a figure over cases drawn with replacement; NaN where it is never defined.
 
     Parameters
     ----------
     cases : sequence
-        One entry per patient. Simulated cases of one head are taken as patients of their own, although they share
-        its anatomy: with few heads the interval is too narrow.
+        One entry per case.
     figure : callable
         The figure of a sample of them; NaN where that sample does not define it, such as a sensitivity without
         lesions.
+    heads : sequence of str or None
+        The head of each case (`draws`); None takes each case as a patient of its own.
     """
-    rng = np.random.default_rng(seed)
-    values = [figure([cases[i] for i in rng.integers(len(cases), size=len(cases))]) for _ in range(resamples)]
+    heads = heads if heads is not None else [str(n) for n in range(len(cases))]
+    return percentiles([figure([cases[i] for i in drawn]) for drawn in draws(heads, seed=seed, resamples=resamples)])
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """Middle 95 % of what is defined; NaN where nothing is."""
     defined = np.array(values)[~np.isnan(values)]
     if not defined.size:
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, [2.5, 97.5])
+    # A value of the sample, not one between two: some figures can be infinite.
+    low, high = np.percentile(defined, [2.5, 97.5], method="nearest")
     return float(low), float(high)

@@ -13,16 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import interval
-from CMBDetectorLib.evaluation.froc import (
-    FROC_AT,
-    OperatingPoint,
-    choose_threshold,
-    froc,
-    operating_point,
-    sensitivity_at,
-)
+from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.pipeline import run
 from CMBDetectorLib.regions import SUB_REGIONS, Region
@@ -43,12 +37,20 @@ class Evaluated:
 
     name: str
     truth: dict[str, Any]
-    result: Result
+    candidates: tuple[Candidate, ...]
     dice: dict[str, float]
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, folder: Path, result: Result) -> Evaluated:
+        """Join the result of a case with the truth in its folder."""
+        dice = region_dice(result.regions.array, read_volume(folder / "mars.nii.gz").array)
+        truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+        return cls(folder.name, truth, result.candidates, dice, sum(result.provenance.seconds_per_stage.values()))
 
     def matches(self, within_mm: float, excluded: bool = False) -> Matches:
         """Match the candidates down to the floor; `excluded` keeps those that anatomy removed."""
-        kept = [c for c in self.result.candidates if excluded or not c.is_excluded]
+        kept = [c for c in self.candidates if excluded or not c.is_excluded]
         return match(
             [c.probability for c in kept],
             [c.center_ras_mm for c in kept],
@@ -76,9 +78,7 @@ def evaluate(
         choose, sensitivity per size, region and protocol, Dice of the regions, how often the place of a lesion found
         is right, and the FROC curve.
     """
-    folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
-    if not folders:
-        raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz.")
+    folders = case_folders(cases_dir)
     done: list[Evaluated] = []
     for n, folder in enumerate(folders):
         progress("evaluate", n / len(folders), folder.name)
@@ -89,9 +89,9 @@ def evaluate(
             settings=settings,
         )
         result = run(request, lambda *_: None, models_dir)
-        dice = region_dice(result.regions.array, read_volume(folder / "mars.nii.gz").array)
-        done.append(Evaluated(folder.name, json.loads((folder / "truth.json").read_text()), result, dice))
-    report = figures(done)
+        done.append(Evaluated.of(folder, result))
+        threshold = result.provenance.threshold
+    report = figures(done, threshold)
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
@@ -102,22 +102,35 @@ def evaluate(
     return report
 
 
-def figures(done: list[Evaluated]) -> dict[str, Any]:
-    """All figures of a set of evaluated cases."""
-    threshold = done[0].result.provenance.threshold
+def case_folders(cases_dir: Path) -> list[Path]:
+    """Folders of cases with truth below a folder; `InputError` without any."""
+    folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
+    if not folders:
+        raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz.")
+    return folders
+
+
+def strata(lesion: dict[str, Any], protocol: str) -> tuple[str, str, str, str]:
+    """Name the groups that a true lesion is counted in: size, contrast, region, protocol."""
+    size = next(f"{a:g}-{b:g} mm" for a, b in SIZES_MM if a <= lesion["diameter_mm"] < b)
+    contrast = next(f"contrast {a:g}-{min(b, 1):g}" for a, b in CONTRASTS if a <= lesion["contrast"] < b)
+    return size, contrast, lesion["region"], protocol
+
+
+def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
+    """All figures of a set of evaluated cases, with the candidates from a threshold on counted."""
+    heads = [case.truth["head"] for case in done]
     primary = [case.matches(PRIMARY_MM) for case in done]
     strict = [case.matches(STRICT_MM) for case in done]
     before_anatomy = [case.matches(PRIMARY_MM, excluded=True) for case in done]
     groups: dict[str, list[bool]] = {}
     placed: dict[str, list[bool]] = {"region": [], "sub_region": [], "side": []}
     for case, matched in zip(done, primary, strict=True):
-        kept = [c for c in case.result.candidates if not c.is_excluded]
+        kept = [c for c in case.candidates if not c.is_excluded]
         candidates = sorted(kept, key=lambda c: -c.probability)
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
         for i, lesion in enumerate(case.truth["lesions"]):
-            size = next(f"{a:g}-{b:g} mm" for a, b in SIZES_MM if a <= lesion["diameter_mm"] < b)
-            loss = next(f"contrast {a:g}-{min(b, 1):g}" for a, b in CONTRASTS if a <= lesion["contrast"] < b)
-            for group in (size, loss, lesion["region"], case.truth["protocol"]):
+            for group in strata(lesion, case.truth["protocol"]):
                 groups.setdefault(group, []).append(i in hits)
             location = candidates[hits[i]].location if i in hits else None
             if location is not None:
@@ -125,21 +138,21 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
                 placed["sub_region"].append(location.sub_region == lesion["sub_region"])
                 if lesion["side"] != "midline":
                     placed["side"].append(location.side.value == lesion["side"])
-    curve = froc(primary)
+    curve = Pooled(primary).curve()
 
     def pooled(name: str) -> Callable[[Sequence[Matches]], float]:
         return lambda sample: float(getattr(operating_point(sample, threshold), name))
 
     return {
         "cases": len(done),
-        "heads": sorted({case.truth["head"] for case in done}),
+        "heads": sorted(set(heads)),
         "lesions": sum(m.lesions for m in primary),
         "at_threshold": _plain(operating_point(primary, threshold)),
         "intervals": {
-            name: [_number(end) for end in interval(primary, pooled(name))]
+            name: [_number(end) for end in interval(primary, pooled(name), heads=heads)]
             for name in ("sensitivity", "false_positives_per_case", "precision")
         },
-        "sensitivity_at_false_positives": {f"{level:g}": _number(sensitivity_at(curve, level)) for level in FROC_AT},
+        "sensitivity_at_false_positives": {f"{level:g}": _number(curve.sensitivity_at(level)) for level in FROC_AT},
         "false_positives_on": dict(_mimics_found(done, primary, threshold).most_common()),
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
@@ -147,8 +160,8 @@ def figures(done: list[Evaluated]) -> dict[str, Any]:
         "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for name, v in sorted(groups.items())},
         "dice": {name: round(float(np.mean([case.dice[name] for case in done])), 3) for name in done[0].dice},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
-        "per_case": [_case_row(case, found) for case, found in zip(done, primary, strict=True)],
-        "froc": [_plain(point) for point in curve],
+        "per_case": [_case_row(case, found, threshold) for case, found in zip(done, primary, strict=True)],
+        "froc": points(curve),
     }
 
 
@@ -159,7 +172,7 @@ def _mimics_found(done: list[Evaluated], matched: list[Matches], threshold: floa
     """
     kinds: Counter[str] = Counter()
     for case, found in zip(done, matched, strict=True):
-        kept = sorted((c for c in case.result.candidates if not c.is_excluded), key=lambda c: -c.probability)
+        kept = sorted((c for c in case.candidates if not c.is_excluded), key=lambda c: -c.probability)
         mimics = case.truth["mimics"]
         places = np.reshape([mimic["center_ras_mm"] for mimic in mimics], (-1, 3))
         lesions = np.reshape([lesion["center_ras_mm"] for lesion in case.truth["lesions"]], (-1, 3))
@@ -173,9 +186,17 @@ def _mimics_found(done: list[Evaluated], matched: list[Matches], threshold: floa
     return kinds
 
 
+def points(curve: Curve) -> list[dict[str, float | None]]:
+    """Give the entries of a FROC curve in a form that is fit for JSON."""
+    columns = {name: values.tolist() for name, values in vars(curve).items()}
+    return [
+        {name: _number(x) for name, x in zip(columns, row, strict=True)} for row in zip(*columns.values(), strict=True)
+    ]
+
+
 def _number(value: float) -> float | None:
-    """Make a number fit for JSON, which knows no NaN."""
-    return None if np.isnan(value) else round(value, 4)
+    """Make a number fit for JSON, which knows neither NaN nor infinity."""
+    return round(value, 4) if np.isfinite(value) else None
 
 
 def _plain(point: OperatingPoint) -> dict[str, float | None]:
@@ -194,10 +215,9 @@ def region_dice(found: npt.NDArray, truth: npt.NDArray) -> dict[str, float]:
     return overlaps
 
 
-def _case_row(case: Evaluated, matched: Matches) -> dict[str, Any]:
+def _case_row(case: Evaluated, matched: Matches, threshold: float) -> dict[str, Any]:
     """What cases.csv and the charts say of one case, at the threshold applied."""
-    made = case.result.provenance
-    counted = matched.probability >= made.threshold
+    counted = matched.probability >= threshold
     return {
         "case": case.name,
         "head": case.truth["head"],
@@ -205,7 +225,7 @@ def _case_row(case: Evaluated, matched: Matches) -> dict[str, Any]:
         "lesions": matched.lesions,
         "found": int((counted & (matched.lesion >= 0)).sum()),
         "false_positives": int((counted & (matched.lesion == FALSE)).sum()),
-        "excluded": sum(c.is_excluded for c in case.result.reported),
+        "excluded": sum(c.is_excluded and c.probability >= threshold for c in case.candidates),
         **{f"dice_{name}": round(value, 3) for name, value in case.dice.items()},
-        "seconds": round(sum(made.seconds_per_stage.values()), 1),
+        "seconds": round(case.seconds, 1),
     }

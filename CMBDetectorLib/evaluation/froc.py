@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from CMBDetectorLib.evaluation.matching import FALSE, Matches
+
+Array = npt.NDArray[np.float64]
 
 FROC_AT = (0.25, 0.5, 1.0, 2.0, 4.0)  # false positives per case at which sensitivity is usually reported
 
@@ -65,20 +68,64 @@ def operating_point(cases: Sequence[Matches], threshold: float) -> OperatingPoin
     )
 
 
-def sensitivity_at(curve: Sequence[OperatingPoint], false_positives_per_case: float) -> float:
-    """Largest sensitivity on a FROC curve with at most so many false positives per case.
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A FROC curve: one entry per distinct probability, by falling threshold.
 
-    0 where none is low enough; NaN where there is no lesion to find.
+    Attributes
+    ----------
+    threshold, sensitivity, precision, false_positives_per_case : ndarray, shape (N,)
+        As in `OperatingPoint`.
     """
-    if any(np.isnan(p.sensitivity) for p in curve):
-        return float("nan")
-    return max((p.sensitivity for p in curve if p.false_positives_per_case <= false_positives_per_case), default=0.0)
+
+    threshold: Array
+    sensitivity: Array
+    precision: Array
+    false_positives_per_case: Array
+
+    def sensitivity_at(self, false_positives_per_case: float) -> float:
+        """Largest sensitivity with at most so many false positives per case.
+
+        0 where none is low enough; NaN where there is no lesion to find.
+        """
+        if np.isnan(self.sensitivity).any():
+            return float("nan")
+        reached = int(np.searchsorted(self.false_positives_per_case, false_positives_per_case, side="right"))
+        return float(self.sensitivity[reached - 1]) if reached else 0.0
+
+    def false_positives_at(self, sensitivity: float) -> float:
+        """Fewest false positives per case with at least such a sensitivity; infinite where it is never reached."""
+        reached = np.flatnonzero(self.sensitivity >= sensitivity - 1e-9)
+        return float(self.false_positives_per_case[reached[0]]) if len(reached) else float("inf")
 
 
-def froc(cases: Sequence[Matches]) -> list[OperatingPoint]:
-    """Operating points at every distinct probability, by falling threshold."""
-    levels = np.unique(np.concatenate([m.probability for m in cases])) if cases else np.empty(0)
-    return [operating_point(cases, float(level)) for level in levels[::-1]]
+class Pooled:
+    """The detections of all cases by falling probability, so that the curve of a resample costs a few sums."""
+
+    def __init__(self, cases: Sequence[Matches]) -> None:
+        probability = np.concatenate([np.empty(0), *(m.probability for m in cases)])
+        order = np.argsort(-probability, kind="stable")
+        lesion = np.concatenate([np.empty(0, int), *(m.lesion for m in cases)])[order]
+        self._probability = probability[order]
+        self._case = np.repeat(np.arange(len(cases)), [len(m.lesion) for m in cases])[order]
+        self._true, self._false = lesion >= 0, lesion == FALSE
+        self._last = np.append(np.diff(self._probability) != 0, True)[: len(order)]  # of those equally probable
+        self._lesions = np.array([m.lesions for m in cases])
+
+    def curve(self, times: npt.NDArray[np.int64] | None = None) -> Curve:
+        """Curve of the cases, each counted so many times (once)."""
+        times = np.ones(len(self._lesions), np.int64) if times is None else times
+        weight = times[self._case]
+        true = np.cumsum(weight * self._true)[self._last]
+        false = np.cumsum(weight * self._false)[self._last]
+        lesions = int(times @ self._lesions)
+        with np.errstate(invalid="ignore"):
+            return Curve(
+                threshold=self._probability[self._last],
+                sensitivity=true / lesions if lesions else np.full(len(true), np.nan),
+                precision=true / (true + false),
+                false_positives_per_case=false / max(int(times.sum()), 1),
+            )
 
 
 def choose_threshold(cases: Sequence[Matches], false_positives_per_case: float) -> OperatingPoint:

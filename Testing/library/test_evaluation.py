@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from CMBDetectorLib.evaluation.bootstrap import interval
+from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
 from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures, region_dice
-from CMBDetectorLib.evaluation.froc import choose_threshold, froc, operating_point, sensitivity_at
+from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 from Testing.synthetic_result import synthetic_result
 
+THRESHOLD = 0.5  # of the synthetic result
 LESIONS = [(0.0, 0.0, 0.0), (20.0, 0.0, 0.0)]
 
 
@@ -41,12 +42,31 @@ def test_a_detection_on_a_faint_lesion_counts_neither_way():
 def test_the_free_response_curve_of_two_cases_is_as_worked_out_by_hand():
     first = match([0.9, 0.7, 0.4], [(0, 0, 0), (90, 0, 0), (20, 0, 0)], LESIONS)
     second = match([0.8], [(5, 5, 5)], [])  # a case without lesions
-    curve = {point.threshold: point for point in froc([first, second])}
-    assert list(curve) == [0.9, 0.8, 0.7, 0.4]
-    assert [p.sensitivity for p in curve.values()] == [0.5, 0.5, 0.5, 1.0]
-    assert [p.false_positives_per_case for p in curve.values()] == [0.0, 0.5, 1.0, 1.0]
-    assert [p.false_positives_per_free_case for p in curve.values()] == [0.0, 1.0, 1.0, 1.0]
-    assert curve[0.4].precision == pytest.approx(2 / 4)
+    curve = Pooled([first, second]).curve()
+    assert curve.threshold.tolist() == [0.9, 0.8, 0.7, 0.4]
+    assert curve.sensitivity.tolist() == [0.5, 0.5, 0.5, 1.0]
+    assert curve.false_positives_per_case.tolist() == [0.0, 0.5, 1.0, 1.0]
+    assert curve.precision.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 2 / 4])
+
+
+def test_every_point_of_the_curve_is_what_its_threshold_gives_on_the_cases_drawn():
+    rng = np.random.default_rng(0)
+    probabilities = [rng.integers(1, 20, 15) / 20 for _ in range(4)]  # many are equal
+    cases = [match(p, rng.uniform(-20, 20, (15, 3)), rng.uniform(-20, 20, (5, 3))) for p in probabilities]
+    drawn = np.array([0, 2, 2, 3])
+    curve = Pooled(cases).curve(np.bincount(drawn, minlength=4))
+    for n, threshold in enumerate(curve.threshold):
+        point = operating_point([cases[i] for i in drawn], threshold)
+        assert curve.sensitivity[n] == pytest.approx(point.sensitivity)
+        assert curve.false_positives_per_case[n] == pytest.approx(point.false_positives_per_case)
+        assert curve.precision[n] == pytest.approx(point.precision, nan_ok=True)
+
+
+def test_false_positives_at_equal_sensitivity_are_read_off_the_curve():
+    case = match([0.9, 0.8, 0.7, 0.4], [(90, 0, 0), (0, 0, 0), (80, 0, 0), (20, 0, 0)], LESIONS)
+    curve = Pooled([case, match([], [], [])]).curve()
+    assert [curve.false_positives_at(level) for level in (0.3, 0.5, 0.51, 1.0)] == [0.5, 0.5, 1.0, 1.0]
+    assert Pooled([match([0.9], [(0, 0, 0)], LESIONS)]).curve().false_positives_at(0.6) == np.inf
 
 
 def test_the_figures_of_one_threshold_are_as_worked_out_by_hand():
@@ -60,9 +80,9 @@ def test_the_figures_of_one_threshold_are_as_worked_out_by_hand():
 
 def test_sensitivity_is_read_off_the_curve_at_or_below_the_false_positives_asked_for():
     first = match([0.9, 0.7, 0.4], [(0, 0, 0), (90, 0, 0), (20, 0, 0)], LESIONS)
-    curve = froc([first])
-    assert [sensitivity_at(curve, level) for level in (0.0, 0.99, 1.0)] == [0.5, 0.5, 1.0]
-    assert sensitivity_at(froc([match([0.9], [(90, 0, 0)], LESIONS)]), 0.5) == 0.0
+    curve = Pooled([first]).curve()
+    assert [curve.sensitivity_at(level) for level in (0.0, 0.99, 1.0)] == [0.5, 0.5, 1.0]
+    assert Pooled([match([0.9], [(90, 0, 0)], LESIONS)]).curve().sensitivity_at(0.5) == 0.0
 
 
 def test_the_interval_of_a_mean_over_patients_is_that_of_the_normal_approximation():
@@ -71,6 +91,21 @@ def test_the_interval_of_a_mean_over_patients_is_that_of_the_normal_approximatio
     half = 1.96 * values.std() / 20
     assert low == pytest.approx(values.mean() - half, abs=0.02)
     assert high == pytest.approx(values.mean() + half, abs=0.02)
+
+
+def test_cases_of_one_head_are_drawn_together_and_widen_the_interval():
+    drawn = list(draws(["a", "a", "b", "b", "b"], resamples=200))
+    assert {len(cases) for cases in drawn} == {4, 5, 6}
+    assert any(set(cases.tolist()) <= {0, 1} for cases in drawn)
+    rng = np.random.default_rng(0)
+    heads = [str(n // 20) for n in range(80)]
+    values = [float(head) + rng.normal() for head in heads]
+
+    def width(heads: list[str] | None) -> float:
+        low, high = interval(values, lambda sample: float(np.mean(sample)), heads=heads)
+        return high - low
+
+    assert width(heads) > 2 * width(None)
 
 
 def test_an_interval_ignores_resamples_that_do_not_define_the_figure():
@@ -119,12 +154,12 @@ def evaluated(lesions: list[int], mimics: list[int]) -> Evaluated:
         "lesions": [entry(n, "microbleed") for n in lesions],
         "mimics": [entry(n, "vein bend") for n in mimics],
     }  # fmt: skip
-    return Evaluated("case", truth, result, {"lobar": 0.9, "deep": 0.8, "infratentorial": 0.7})
+    return Evaluated("case", truth, result.candidates, {"lobar": 0.9, "deep": 0.8, "infratentorial": 0.7})
 
 
 def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
     # Numbers 1, 2 and 3 are counted (0.91, 0.83, 0.72), 4 is excluded by anatomy, 5 lies below the threshold.
-    report = figures([evaluated([1, 5], [2]), evaluated([], [])])
+    report = figures([evaluated([1, 5], [2]), evaluated([], [])], THRESHOLD)
     point = report["at_threshold"]
     assert point["sensitivity"] == 0.5 and point["false_positives_per_case"] == 2.5
     assert point["false_positives_per_free_case"] == 3.0
@@ -137,7 +172,7 @@ def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
 
 
 def test_cases_without_any_lesion_still_give_a_report():
-    report = figures([evaluated([], []), evaluated([], [])])
+    report = figures([evaluated([], []), evaluated([], [])], THRESHOLD)
     assert report["at_threshold"]["sensitivity"] is None
     assert report["sensitivity_at_false_positives"]["4"] is None
     assert report["at_threshold"]["false_positives_per_free_case"] == 3.0
@@ -147,19 +182,16 @@ def test_cases_without_any_lesion_still_give_a_report():
 def test_a_second_detection_of_a_lesion_is_not_blamed_on_a_mimic():
     case = evaluated([1], [])
     first = case.truth["lesions"][0]["center_ras_mm"]
-    close = dataclasses.replace(
-        case.result,
-        candidates=tuple(
-            dataclasses.replace(c, center_ras_mm=(first[0] + 1, first[1], first[2])) if c.number == 2 else c
-            for c in case.result.candidates
-        ),
+    close = tuple(
+        dataclasses.replace(c, center_ras_mm=(first[0] + 1, first[1], first[2])) if c.number == 2 else c
+        for c in case.candidates
     )
-    report = figures([dataclasses.replace(case, result=close)])
+    report = figures([dataclasses.replace(case, candidates=close)], THRESHOLD)
     assert report["false_positives_on"] == {FOUND_TWICE: 1, NO_MIMIC: 1}
 
 
 def test_charts_show_every_report_in_its_color(tmp_path):
-    report = figures([evaluated([1, 5], [2]), evaluated([], [])])
+    report = figures([evaluated([1, 5], [2]), evaluated([], [])], THRESHOLD)
     draw({"one": report}, tmp_path / "one.png")
     draw({"one": report, "other": report}, tmp_path / "two.png")
     pictures = [np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("one.png", "two.png")]
