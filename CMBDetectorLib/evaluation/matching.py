@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +33,7 @@ FALSE, NEUTRAL = -1, -2
 
 
 def match(
-    probability: Sequence[float],
+    probability: npt.ArrayLike,
     center_ras_mm: npt.ArrayLike,
     lesions_ras_mm: npt.ArrayLike,
     faint_ras_mm: npt.ArrayLike = (),

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from CMBDetectorLib import __version__
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.networks.detector import Detector
+from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.segmenter import Segmenter
 from CMBDetectorLib.training.split import heads_of
 
 NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "detector": lambda config: Detector(config["ffm"]),
+    "detector": lambda config: PlainUNet() if config.get("head") == "mask" else Detector(config["ffm"]),
     "segmenter": lambda config: Segmenter(config["coordinates"]),
 }
 
@@ -86,19 +87,15 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
     OutputError
         The script does not compute what the module computes.
     """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        network = NETWORKS[name](state["config"])
-        prefix = "network."
-        weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
-        network.load_state_dict(weights)
-    except (OSError, RuntimeError, KeyError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
+    network, state = averaged_network(name, checkpoint)
+    if isinstance(network, PlainUNet):
+        raise InputError(
+            f"{checkpoint} is of the plain U-Net, which the detector is compared with and never replaced by."
+        )
 
     models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / f"{name}.pt"
-    script(network.eval(), torch.rand(SMALLEST_INPUT[name]), path)
+    script(network, torch.rand(SMALLEST_INPUT[name]), path)
     manifest = {
         "name": name,
         "file": path.name,
@@ -125,6 +122,20 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
         "created": date.today().isoformat(),
     }
     return write_manifest(models_dir / f"{name}.json", manifest)
+
+
+def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Give the network of a checkpoint with the running average of its weights, and the checkpoint's content."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network = NETWORKS[name](state["config"])
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
+        network.load_state_dict(weights)
+    except (OSError, RuntimeError, KeyError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
+    return network.eval(), state
 
 
 def script(network: nn.Module, example: Tensor, path: Path) -> None:

@@ -12,6 +12,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.training.config import DetectorTraining
 from CMBDetectorLib.training.data import Case, detector_batch
 from CMBDetectorLib.training.detector import MaskObjective
+from CMBDetectorLib.training.export import export_model
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import mask_loss
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE, Lesions, balls
@@ -89,6 +90,14 @@ def test_the_plain_unet_reads_the_very_batches_of_the_detector(tmp_path: Path) -
     assert all(torch.equal(one[name], other[name]) for name in one)
     marks, teaches = ((one[name] == POSITIVE).flatten(1).any(1).tolist() for name in ("mask", "label"))
     assert marks == teaches
+
+
+def test_the_plain_unet_is_never_exported(tmp_path: Path) -> None:
+    config = DetectorTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, head="mask", steps=0)
+    checkpoint = fit(MaskObjective(), lambda step: {}, config, silent)
+    with pytest.raises(InputError, match="plain U-Net"):
+        export_model("detector", checkpoint, tmp_path)
+    assert not (tmp_path / "detector.pt").exists()
 
 
 def test_another_head_is_refused_by_name(tmp_path: Path) -> None:
