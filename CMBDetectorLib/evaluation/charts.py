@@ -6,12 +6,15 @@ Needs matplotlib, which the extra ``evaluation`` brings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from CMBDetectorLib.errors import InputError
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: for every eye
+# Okabe and Ito: for every eye; gray beside them.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+REMEDY = "Install it with: pip install 'cmb-detector[evaluation]'"
 MOST_FALSE_POSITIVES = 8.0  # per case, on the axis
 
 
@@ -23,13 +26,9 @@ def draw(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     InputError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("Charts need matplotlib. Install it with: pip install 'cmb-detector[evaluation]'") from None
-    figure = Figure(figsize=(13, 4.2), layout="constrained", dpi=110)
+    figure = new_figure(13, 4.6)
     free_response, precision, per_case = figure.subplots(1, 3)
-    for (name, report), color in zip(reports.items(), COLORS, strict=False):
+    for (name, report), color in zip(reports.items(), cycle(COLORS), strict=False):
         curve = report["froc"]
         free_response.step(
             [0.0, *(p["false_positives_per_case"] for p in curve)],
@@ -51,8 +50,17 @@ def draw(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                  title="false positives at the threshold")  # fmt: skip
     for axes in (free_response, precision, per_case):
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", fontsize=8)
+    figure.legend(*per_case.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Give an empty figure, sizes in inches; `InputError` where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("Charts need matplotlib. " + REMEDY) from None
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
 
 
 def _cross(axes: Any, report: Mapping[str, Any], color: str) -> None:

@@ -1,0 +1,236 @@
+"""The page of an ablation: its tables and pictures as Markdown, so that a reader sees what each part brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from CMBDetectorLib.evaluation import pictures
+from CMBDetectorLib.evaluation.ablation import ANATOMY, Ablation, Outcome
+from CMBDetectorLib.evaluation.charts import draw
+from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES
+from CMBDetectorLib.evaluation.froc import FROC_AT
+from CMBDetectorLib.evaluation.prepared import PreparedCase
+from CMBDetectorLib.models import Model
+
+PAGE = "ablation.md"
+IMAGES = "images"
+
+
+def write_page(ablation: Ablation, out: Path) -> Path:
+    """Write ``ablation.md`` and its pictures."""
+    content, outcomes = ablation.content, ablation.outcomes
+    images = out / IMAGES
+    images.mkdir(parents=True, exist_ok=True)
+    reports = content["variants"]
+    draw(reports, images / "froc.png")
+    parts = [
+        _head(content),
+        _sensitivities(reports),
+        _operating_points(reports),
+        _equal_sensitivity(content["at_equal_sensitivity"]),
+        f"![FROC, precision and recall, false positives per case]({IMAGES}/froc.png)",
+        _strata(reports),
+        _mimics(reports),
+        *_pictures(outcomes, {case.name: case for case in ablation.cases}, images),
+    ]
+    path = out / PAGE
+    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    return path
+
+
+def _head(content: dict[str, Any]) -> str:
+    reports = content["variants"]
+    lesions = next(iter(reports.values()))["lesions"]
+    free = sum(row["lesions"] == 0 for row in next(iter(reports.values()))["per_case"])
+    chosen = [f"{name}: {report['choice']}" for name, report in reports.items() if report["choice"]]
+    return (
+        "# What each part of the detector brings\n\n"
+        f"{content['cases']} simulated test cases ({free} without microbleeds) of {len(content['heads'])} heads "
+        f"({', '.join(content['heads'])}) with {lesions} microbleeds. A detection counts when its center lies within "
+        f"5 mm of a lesion's, one detection per lesion. Each variant's threshold is the lowest that gives at most "
+        f"{ALLOWED_FALSE_POSITIVES} false positives per case on {content['validation_cases']} validation cases of "
+        "other heads. Brackets: 95 % intervals from 2,000 resamples of heads, then of cases in each; with few heads "
+        "they are wide." + (f" Chosen on validation, too: {'; '.join(chosen)}." if chosen else "")
+    )
+
+
+def _sensitivities(reports: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            *(
+                f"{_percent(report['sensitivity_at_false_positives'][f'{at:g}'])} "
+                f"{_range(report['intervals_at_false_positives'][f'{at:g}'])}"
+                for at in FROC_AT
+            ),
+        ]
+        for name, report in reports.items()
+    ]
+    return "## Sensitivity (%) by false positives per case\n\n" + _table(
+        ["variant", *(f"{at:g}" for at in FROC_AT)], rows
+    )
+
+
+def _operating_points(reports: Mapping[str, Any]) -> str:
+    rows = []
+    for name, report in reports.items():
+        point, ends = report["at_threshold"], report["intervals"]
+        false = "false_positives_per_case"
+        rows.append(
+            [
+                name,
+                f"{point['threshold']:.2f}",
+                f"{_percent(point['sensitivity'])} {_range(ends['sensitivity'])}",
+                f"{_percent(point['precision'])} {_range(ends['precision'])}",
+                f"{_number(point[false])} [{_number(ends[false][0])}, {_number(ends[false][1])}]",
+                _number(point["false_positives_per_free_case"]),
+                _percent(point["f1"]),
+            ]
+        )
+    titles = [
+        "variant",
+        "threshold",
+        "sensitivity, %",
+        "precision, %",
+        "FP per case",
+        "FP per lesion-free case",
+        "F1, %",
+    ]
+    return "## At the threshold chosen on validation\n\n" + _table(titles, rows)
+
+
+def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    if not comparisons:
+        return ""
+    rows = [
+        [
+            row["variant"],
+            row["reference"],
+            _percent(row["sensitivity"]),
+            _number(row["reference_false_positives"]),
+            "not reached" if row["false_positives"] is None else _number(row["false_positives"]),
+            "-" if row["change"] is None else f"{100 * row['change']:+.0f} {_range(row['interval'], '+.0f')}",
+        ]
+        for row in comparisons
+    ]
+    titles = ["variant", "against", "sensitivity, %", "FP per case there", "FP per case here", "change, %"]
+    return (
+        "## False positives at equal sensitivity\n\n"
+        "The sensitivity is what the other variant has with at most 0.5, and at most 1, false positives per case.\n\n"
+        + _table(titles, rows)
+    )
+
+
+def _strata(reports: Mapping[str, Any]) -> str:
+    groups = list(next(iter(reports.values()))["sensitivity"])
+    if not groups:
+        return ""
+    found = [[report["sensitivity"][group] for report in reports.values()] for group in groups]
+    rows = [
+        [group, str(counts[0]["of"]), *(f"{100 * count['found'] / count['of']:.0f}" for count in counts)]
+        for group, counts in zip(groups, found, strict=True)
+    ]
+    return "## Sensitivity (%) by kind of lesion, at the threshold\n\n" + _table(["lesions", "number", *reports], rows)
+
+
+def _mimics(reports: Mapping[str, Any]) -> str:
+    kinds = sorted({kind for report in reports.values() for kind in report["false_positives_on"]})
+    if not kinds:
+        return ""
+    rows = [[kind, *(str(report["false_positives_on"].get(kind, 0)) for report in reports.values())] for kind in kinds]
+    return "## What the false positives lie on, at the threshold\n\n" + _table(["within 5 mm", *reports], rows)
+
+
+def _pictures(outcomes: Mapping[str, Outcome], cases: Mapping[str, PreparedCase], images: Path) -> list[str]:
+    networks = _networks(outcomes)
+    if not networks:
+        return []
+    places = {name: pictures.places(outcomes[name].done, outcomes[name].threshold) for name in networks}
+    pictures.draw_features({name: (networks[name], places[name]) for name in networks}, cases, images / "features.png")
+    parts = [
+        f"## Feature vectors\n\n![t-SNE of feature vectors]({IMAGES}/features.png)\n\n"
+        "t-SNE maps of the vector that the head reads, at the most probable cell within 3 mm of each place: lesions "
+        "found and missed and false positives at the threshold, and known mimics that were passed over; at most "
+        f"{pictures.MOST_PLACES} of a kind, drawn at random. Distances between groups on such a map mean little."
+    ]
+    parts += _levels(outcomes, networks, cases, images)
+    parts += [_removed(outcome, cases, images) for name, outcome in outcomes.items() if name.endswith(ANATOMY)]
+    return parts
+
+
+def _networks(outcomes: Mapping[str, Outcome]) -> dict[str, Model]:
+    """Networks that propose boxes, by variant, each once."""
+    return {
+        name: outcome.variant.detector
+        for name, outcome in outcomes.items()
+        if outcome.variant.detector is not None and not name.endswith(ANATOMY)
+    }
+
+
+def _levels(
+    outcomes: Mapping[str, Outcome], networks: Mapping[str, Model], cases: Mapping[str, PreparedCase], images: Path
+) -> list[str]:
+    """Draw a lesion that the variant without fusion finds, and the strongest of its false positives."""
+    fused = [name for name, model in networks.items() if model.module.fusion is not None]
+    plain = [name for name, model in networks.items() if model.module.fusion is None]
+    if not fused:
+        return []
+    first = outcomes[(plain or fused)[0]]
+    rows = pictures.examples(first.done, first.threshold)
+    if not rows:
+        return []
+    pictures.draw_levels(
+        rows,
+        (fused[0], networks[fused[0]]),
+        (plain[0], networks[plain[0]]) if plain else None,
+        cases,
+        images / "levels.png",
+    )
+    return [
+        f"## Decoder levels\n\n![Probability maps per decoder level]({IMAGES}/levels.png)\n\n"
+        "Axial slices 32 mm wide through a lesion and a mimic (rings). The map of one level is what the head answers "
+        "when only that level's term of the fused sum varies from place to place, the other two being held at their "
+        "mean over the crop; a level has no answer of its own. The largest of the three anchors is shown."
+    ]
+
+
+def _removed(outcome: Outcome, cases: Mapping[str, PreparedCase], images: Path) -> str:
+    title = "## Candidates removed by anatomy\n\n"
+    pairs = pictures.removed(outcome.done, outcome.threshold)
+    lost = sum(pictures.is_lesion(case, candidate) for case, candidate in pairs)
+    count = (
+        f"At the threshold anatomy removes {len(pairs)} candidates from {len(outcome.done)} cases; at {lost} of them "
+        "there is a true lesion."
+    )
+    if not pairs:
+        pairs = pictures.removed(outcome.done, 0.0)
+        count += " The strongest below the threshold are shown." if pairs else ""
+    if not pairs:
+        return title + count
+    pictures.draw_removed(pairs, cases, images / "removed.png")
+    return (
+        f"{title}![Candidates removed by anatomy]({IMAGES}/removed.png)\n\n{count} Axial SWI, 40 mm wide: "
+        "probability, what is there, and why it is excluded. Blue: edge of the segmented brain tissue."
+    )
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _range(ends: Sequence[float | None], form: str = ".0f") -> str:
+    """Both ends in percent."""
+    return "[" + ", ".join("-" if end is None else format(100 * end, form) for end in ends) + "]"
