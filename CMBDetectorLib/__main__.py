@@ -175,6 +175,24 @@ def evaluate(options: argparse.Namespace) -> None:
     print(json.dumps({name: value for name, value in report.items() if name not in DETAILS}, indent=1))
 
 
+def ablate(options: argparse.Namespace) -> None:
+    """Compare variants of the detector on the same cases."""
+    from CMBDetectorLib.evaluation.ablation import ablate as compare
+    from CMBDetectorLib.evaluation.page import write_page
+
+    done = compare(
+        options.cases,
+        options.validation,
+        options.out,
+        options.variant,
+        anatomy=options.anatomy,
+        models_dir=options.models,
+        device=options.device,
+        progress=_progress(options),
+    )
+    print(write_page(done, options.out))
+
+
 def export(options: argparse.Namespace) -> None:
     """Make a checkpoint the bundled network."""
     from CMBDetectorLib.resources import resources_dir
@@ -268,6 +286,20 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--polarity", choices=POLARITIES, default="auto")
     _add_progress(test)
 
+    parts = commands.add_parser("ablate", help="compare variants of the detector on simulated cases")
+    parts.set_defaults(command=ablate)
+    parts.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of test case folders")
+    parts.add_argument("--validation", type=Path, required=True, metavar="DIR", help="folder of case folders on which "
+                       "thresholds are chosen")  # fmt: skip
+    parts.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for ablation.md, tables and "
+                       "ablation.json; keeps what was computed for the next call")  # fmt: skip
+    parts.add_argument("--variant", type=_variant, action="append", required=True, metavar="NAME=PATH", help="training "
+                       "checkpoint, or folder of exported networks; once per variant, the reference first")  # fmt: skip
+    parts.add_argument("--anatomy", metavar="NAME", help="variant that is also shown with anatomical exclusion")
+    parts.add_argument("--models", type=Path, metavar="DIR", help="folder of the segmenter, instead of the bundled one")
+    parts.add_argument("--device", choices=DEVICES, default="auto")
+    _add_progress(parts)
+
     ship = commands.add_parser("export", help="make a training checkpoint the bundled network")
     ship.set_defaults(command=export)
     ship.add_argument("network", choices=("detector", "segmenter"))
@@ -277,6 +309,14 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--figures", type=Path, nargs="+", metavar="FILE", help="reports of 'evaluate' to keep in the "
                       "manifest, under the names of their files")  # fmt: skip
     return parser
+
+
+def _variant(text: str) -> tuple[str, Path]:
+    """Read ``NAME=PATH``."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=PATH")
+    return name, Path(path)
 
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:
