@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 input, 3 network files, 4 output, 5 memory, 130 cancelled 
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -16,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from CMBDetectorLib import RESEARCH_USE, __version__
-from CMBDetectorLib.errors import Cancelled, CMBDetectorError
+from CMBDetectorLib.encoding import restart_in_utf8
+from CMBDetectorLib.errors import Cancelled, CMBDetectorError, OutputError
 from CMBDetectorLib.interruption import raise_on_termination
 from CMBDetectorLib.request import DEVICES, POLARITIES, DetectionRequest, Settings
 from CMBDetectorLib.stages import overall
@@ -28,6 +30,8 @@ DETAILS = ("froc", "per_case")  # of an evaluation: long, in its file, neither p
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code. What the user did wrong is told in one line on stderr."""
+    if arguments is None:
+        restart_in_utf8()
     options = _parser().parse_args(arguments)
     raise_on_termination()
     for stream in (sys.stdout, sys.stderr):  # a path in a script that the terminal lacks must not end a good run
@@ -35,14 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         options.command(options)
+        sys.stdout.flush()
         return 0
     except (KeyboardInterrupt, Cancelled):
         return _tell(options, "Cancelled.", Cancelled.exit_code)
     except CMBDetectorError as problem:
         return _tell(options, f"cmb-detector: {problem}", problem.exit_code)
-    except BrokenPipeError:  # whoever read the output, such as head, has enough
+    except OSError as problem:
+        if problem.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if problem.errno == errno.EPIPE:  # whoever read the output, such as head, has enough
+            return 0
+        return _tell(options, "cmb-detector: The disk that this text was to go to is full.", OutputError.exit_code)
 
 
 def _tell(options: argparse.Namespace, message: str, exit_code: int) -> int:

@@ -6,6 +6,15 @@ it as it is; a traceback is for defects only.
 
 from __future__ import annotations
 
+import re
+
+# Python alone has a type for it; the others are torch, NumPy's threads, ITK, C++ and the loader of libraries.
+_NO_MEMORY = re.compile(
+    "not enough memory|can't allocate|cannot allocate memory|failed to allocate|bad_alloc|bad allocation"
+    "|can't start new thread|failed to map segment from shared object$",
+    re.IGNORECASE,
+)
+
 
 class CMBDetectorError(Exception):
     """Base of all errors whose message is meant for the user; `exit_code` is what the command line returns."""
@@ -44,6 +53,11 @@ class OutOfMemoryError(CMBDetectorError):
 
     exit_code = 5
 
+    @classmethod
+    def for_image(cls, path: object) -> OutOfMemoryError:
+        """Say it of one image file."""
+        return cls(f"The memory of this machine does not suffice for {path}. Close other programs and try again.")
+
 
 class DeviceMemoryError(OutOfMemoryError):
     """The GPU has too little memory for this scan; the CPU may do."""
@@ -55,3 +69,8 @@ class Cancelled(CMBDetectorError):
     """The user asked to stop. Nothing was written."""
 
     exit_code = 130
+
+
+def is_want_of_memory(problem: BaseException) -> bool:
+    """Whether an exception says that the machine has no memory left."""
+    return isinstance(problem, MemoryError) or bool(_NO_MEMORY.search(str(problem)))

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from CMBDetectorLib.errors import InputError, OutputError
+from CMBDetectorLib.errors import InputError, OutOfMemoryError, OutputError, is_want_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +175,7 @@ def read_volume(path: Path | str) -> Volume:
         The file is missing, unreadable, cut short, not an image, or not one 3D image of single numbers.
     """
     path = Path(path)
+    _check_name(path)
     try:
         if path.is_dir():
             next(path.iterdir(), None)
@@ -218,8 +219,23 @@ def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> 
             sitk.WriteImage(image, str(path), useCompression=compress)
         if _suffix(path).startswith(".nii"):
             _check_nifti(path)  # on a full disk, ITK leaves a NIfTI file cut short and reports success
-    except (RuntimeError, InputError, OSError):
+    except (RuntimeError, InputError, OSError) as problem:
+        if is_want_of_memory(problem):
+            raise OutOfMemoryError.for_image(path) from None
         raise OutputError(f"{path} cannot be written. Check the folder, its permission and the free space.") from None
+
+
+def is_unicode(path: Path) -> bool:
+    """Whether ITK can take a file name; old archives bring names with bytes that no letter has."""
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_name(path: Path) -> None:
+    if not is_unicode(path):
+        raise InputError(f"{path} has a name that is not Unicode (UTF-8), so it cannot be read. Rename it.")
 
 
 def read_sidecar(image: Path) -> Acquisition | None:
@@ -296,6 +312,8 @@ def _execute(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
         reader.SetOutputPixelType(sitk.sitkFloat32)
         return reader.Execute()
     except RuntimeError as problem:
+        if is_want_of_memory(problem):
+            raise OutOfMemoryError.for_image(path) from None
         if "orthonormal" in str(problem):
             reason = "its axes are not at right angles. Resample it to a regular grid"
         else:
@@ -363,6 +381,8 @@ def _check_nifti(path: Path) -> tuple[tuple[str, ...], npt.NDArray[np.bool_] | N
 def _read_dicom(path: Path) -> Volume:
     """Read the one DICOM series in a folder, or the series that a file belongs to."""
     folder = path if path.is_dir() else path.parent
+    for file in folder.iterdir():
+        _check_name(file)
     if path.is_file() and not _is_dicom_image(path):
         raise InputError(f"{path} is not an image that can be read, or is damaged. Give {KINDS}.")
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))

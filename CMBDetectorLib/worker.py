@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable
@@ -26,9 +25,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from CMBDetectorLib.errors import Cancelled, CMBDetectorError, DeviceMemoryError, InputError, OutOfMemoryError
-from CMBDetectorLib.interruption import raise_on_termination
-from CMBDetectorLib.report.write import abandon, check_folder, write_result
+from CMBDetectorLib.encoding import restart_in_utf8
+from CMBDetectorLib.errors import (
+    Cancelled,
+    CMBDetectorError,
+    DeviceMemoryError,
+    InputError,
+    OutOfMemoryError,
+    is_want_of_memory,
+)
+from CMBDetectorLib.interruption import abandon, raise_on_termination
+from CMBDetectorLib.report.write import check_folder, write_result
 from CMBDetectorLib.request import DetectionRequest
 from CMBDetectorLib.stages import overall
 
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float, str], None]
 
-NO_MEMORY = re.compile("not enough memory|can't allocate|bad_alloc|bad allocation")  # as torch and ITK say it
 GRACE_S = 1.0  # how long a cancelled run may take to stop by itself, between two calls of its progress
 
 
@@ -52,17 +58,19 @@ def perform(request: DetectionRequest, progress: Progress) -> Result:
     check_folder(request.out, overwrite=request.overwrite)
     progress("read", 0.0, "Starting")
     try:
-        from CMBDetectorLib.pipeline import run  # brings torch, which takes seconds to load
+        from CMBDetectorLib.report.reservation import reserved
 
-        result = run(request, progress)
-        write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
-    except (MemoryError, RuntimeError) as problem:
+        with reserved(request.out):
+            check_folder(request.out, overwrite=request.overwrite)  # another run may just have ended
+            from CMBDetectorLib.pipeline import run  # brings torch, which takes seconds to load
+
+            result = run(request, progress)
+            write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
+    except (MemoryError, RuntimeError, ImportError, OSError) as problem:
         if "CUDA out of memory" in str(problem):
             raise DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
-        if isinstance(problem, MemoryError) or NO_MEMORY.search(str(problem)):
-            raise OutOfMemoryError(
-                f"The memory of this machine does not suffice for {request.swi}. Close other programs and try again."
-            ) from None
+        if is_want_of_memory(problem):
+            raise OutOfMemoryError.for_image(request.swi) from None
         raise
     return result
 
@@ -80,7 +88,9 @@ def result_event(request: DetectionRequest, result: Result) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the request file given as the only argument; return the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        restart_in_utf8()
+        arguments = sys.argv[1:]
     raise_on_termination()
     asked, finished = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(asked, finished), daemon=True).start()
@@ -133,11 +143,11 @@ def _listen(asked: threading.Event, finished: threading.Event) -> None:
 
 
 def _say(**event: Any) -> None:
-    """Write one event; a parent that is gone is no reason to fail, `_listen` ends the run."""
+    """Write one event; a parent that is gone, or a full disk, is no reason to fail: `_listen` ends the run."""
     try:
         sys.stdout.write(json.dumps(event) + "\n")
         sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError):
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -9,10 +10,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from CMBDetectorLib.errors import OutputError
+from CMBDetectorLib.interruption import cleared_away
 from CMBDetectorLib.report.markups import write_markups
 from CMBDetectorLib.report.picture import phase_window, swi_window
 from CMBDetectorLib.report.record import write_record
@@ -21,7 +23,7 @@ from CMBDetectorLib.report.segmentation import write_segmentation
 from CMBDetectorLib.report.summary import summary_lines
 from CMBDetectorLib.report.table import write_table
 from CMBDetectorLib.result import Result
-from CMBDetectorLib.volume import write_volume
+from CMBDetectorLib.volume import is_unicode, write_volume
 
 Progress = Callable[[str, float, str], None]
 
@@ -47,10 +49,12 @@ def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = 
     An empty folder is free. With `overwrite` an earlier result is, too, but never a folder that holds other files.
     `free_mb` is the space on its disk, 10^6 bytes; measured when not given.
     """
-    with _said_plainly(out):
+    with said_plainly(out):
         is_file = out.exists() and not out.is_dir()
         found = {entry.name for entry in out.iterdir()} - DESKTOP_FILES if out.is_dir() else set()
         parent = next((folder for folder in out.absolute().parents if folder.is_dir()), out)
+    if not is_unicode(out.absolute()):
+        raise OutputError(f"{out.absolute()} has a name that is not Unicode (UTF-8); choose another folder.")
     if is_file:
         raise OutputError(f"{out} is a file; give the name of a folder for the results.")
     if os.path.ismount(out):
@@ -102,52 +106,50 @@ def write_result(
     """
     check_folder(out, overwrite=overwrite)
     out = out.resolve()
-    # On the same file system as `out`, so that moving it there is one step that cannot stop halfway.
-    draft, old = (out.with_name(f".{out.name}.{kind}-{uuid.uuid4().hex[:8]}") for kind in ("new", "old"))
-    made = [folder for folder in out.parents if not folder.exists()]
-    undo = _Undo(draft, old, out, made)
-    _unfinished.append(undo)
-    try:
-        with _said_plainly(out):
-            draft.mkdir(parents=True)
-            _write_files(result, draft, progress or (lambda *_: None), with_images)
-            with _moving:
-                if out.exists():
-                    out.rename(old)
-                draft.rename(out)
-    finally:
-        undo()
-        _unfinished.remove(undo)
+    draft, old = (beside(out, f"{kind}-{uuid.uuid4().hex[:8]}") for kind in ("new", "old"))
+    with said_plainly(out), folders_above(out), cleared_away(partial(_tidy, draft, old, out)):
+        draft.mkdir()
+        _write_files(result, draft, progress or (lambda *_: None), with_images)
+        with _moving:
+            if out.exists():
+                out.rename(old)
+            draft.rename(out)
     return out
 
 
-class _Undo(NamedTuple):
-    """What a write left behind that stopped halfway; after one that did not, only the earlier result."""
+def beside(out: Path, kind: str) -> Path:
+    """Give a hidden place beside `out`, so that moving from there is one step that cannot stop halfway.
 
-    draft: Path  # the folder being written
-    old: Path  # where the earlier result waits
-    out: Path
-    made: list[Path]  # folders above `out` that the write makes, innermost first
-
-    def __call__(self) -> None:
-        with _moving:
-            if self.old.exists() and not self.out.exists():
-                self.old.rename(self.out)
-            shutil.rmtree(self.draft, ignore_errors=True)
-            shutil.rmtree(self.old, ignore_errors=True)
-            for folder in self.made:
-                with suppress(OSError):  # not empty: the result is in it
-                    folder.rmdir()
+    The name is short enough for every file system, however long that of `out` is.
+    """
+    return out.with_name(f".{out.name[:40]}.{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:8]}.{kind}")
 
 
-_unfinished: list[_Undo] = []
+@contextmanager
+def folders_above(out: Path) -> Iterator[None]:
+    """Make the folders above `out`; afterwards, those that were made and stayed empty go again."""
+    made = [folder for folder in out.parents if not folder.exists()]
+
+    def remove() -> None:
+        for folder in made:
+            with suppress(OSError):  # not empty: the result is in it
+                folder.rmdir()
+
+    with cleared_away(remove):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+
+
 _moving = threading.RLock()  # between the two renames a result is in neither place
 
 
-def abandon() -> None:
-    """Undo all unfinished writes; for a process that must end at once, from any thread."""
-    for undo in list(_unfinished):
-        undo()
+def _tidy(draft: Path, old: Path, out: Path) -> None:
+    """Clear away what a write left that stopped halfway; after one that did not, only the earlier result."""
+    with _moving:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_files(result: Result, folder: Path, progress: Progress, with_images: bool) -> None:
@@ -184,7 +186,7 @@ def _write_summary(result: Result, path: Path) -> None:
 
 
 @contextmanager
-def _said_plainly(out: Path) -> Iterator[None]:
+def said_plainly(out: Path) -> Iterator[None]:
     """Turn whatever keeps the files from being written into one `OutputError` that names the user's folder."""
     try:
         yield
