@@ -249,6 +249,8 @@ def apply(axis_maps: Maps, array: npt.NDArray | torch.Tensor) -> Array:
         if axis == 0:
             flat = tensor.flatten(-2)
             tensor = torch.matmul(weights, flat).unflatten(-1, tensor.shape[-2:])
+        elif axis == 1:
+            tensor = torch.matmul(tensor.mT, weights.T).mT  # one large product, also where the last axis is short
         else:
-            tensor = torch.matmul(weights, tensor) if axis == 1 else torch.matmul(tensor, weights.T)
+            tensor = torch.matmul(tensor, weights.T)
     return tensor.numpy()
