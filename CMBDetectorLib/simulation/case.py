@@ -27,9 +27,10 @@ FINE_MM = 0.25  # in-plane grid of the complex signal
 FINE_SLICE_MM = 0.5  # and through the slice, where at least four grid points make one slice
 BLOCK = 2  # fine voxels along R and A whose mean is looked at to see what a source does
 VISIBLE_CONTRAST, VISIBLE_MM = 0.25, 2.0  # a lesion below either is "faint": neither asked for nor punished
-VISIBLE_SIGNAL = 0.4  # likewise where the tissue around has less than this of white matter's signal
+VISIBLE_SIGNAL = 0.5  # likewise where the tissue around has less than this of white matter's signal
 VISIBLE_CNR = 4.0  # and where the loss in one acquired voxel is less than so many standard deviations of the noise
 APART_MM = 6.0
+MOST_VESSEL, VESSEL_REACH_MM = 0.1, 1.0  # a microbleed with more vessel than this in and around it looks like a vessel
 LARGEST_MM = 10.0  # what looks larger is no microbleed
 FLOW_VOIDS = 0.4  # share of people whose arteries are dark, not bright
 AIR_REACH_MM, MOST_AIR_EDGES = 8.0, 12
@@ -92,6 +93,8 @@ def render(
     veins, arteries = (
         _filled([v for v in vessels if v.arterial is arterial], random, *grid) for arterial in (False, True)
     )
+    hidden = [s for s in bleeds if vessel_share((veins, arteries), s, origin, spacing) > MOST_VESSEL]
+    bleeds, sources = ([s for s in each if s not in hidden] for each in (bleeds, sources))
     vein_chi = tissue.VEIN.chi_ppm * random.uniform(0.8, 1.2)
     vein_shift = field_shift_ppm(veins * vein_chi, tuple(spacing), b0_direction, padding=8)
     factors = [s.factor(origin, spacing, shape, protocol.rad_per_ppm, b0_direction, device) for s in sources]
@@ -301,6 +304,23 @@ def _filled(
         return torch.zeros(shape, device=device)
     points, volumes = (np.concatenate(parts) for parts in zip(*samples, strict=True))
     return splat(points, volumes, origin, spacing, shape, device)
+
+
+def vessel_share(
+    vessels: tuple[torch.Tensor, ...], source: Source, origin_mm: npt.NDArray, spacing_mm: npt.NDArray
+) -> float:
+    """Share of the ball in and around a source that vessels fill."""
+    radius_mm = source.diameter_mm / 2 + VESSEL_REACH_MM
+    center = (source.center_mm - origin_mm) / spacing_mm
+    low = np.maximum(np.floor(center - radius_mm / spacing_mm).astype(int), 0)
+    high = np.minimum(np.ceil(center + radius_mm / spacing_mm).astype(int) + 1, vessels[0].shape)
+    if (high <= low).any():
+        return 0.0
+    axes = [(np.arange(a, b) - c) * step for a, b, c, step in zip(low, high, center, spacing_mm, strict=True)]
+    r, a, s = np.meshgrid(*axes, indexing="ij")
+    ball = torch.from_numpy(r**2 + a**2 + s**2 <= radius_mm**2).to(vessels[0].device)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return sum(float(share[box][ball].mean()) for share in vessels)
 
 
 def _upsample(image: torch.Tensor, at: npt.NDArray, times: int) -> torch.Tensor:

@@ -23,6 +23,7 @@ Array = npt.NDArray[np.float32]
 
 FINE_MM = np.array([0.5, 0.5, 0.5])  # half of the crop's voxel through the slice
 APART_MM = 6.0  # centers, from each other and from lesions and mimics that are there
+DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
 
@@ -81,7 +82,7 @@ def implant(
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
     for _ in range(count if len(places) else 0):
         center = (places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
-        if any(np.linalg.norm(center - other) < APART_MM for other in taken):
+        if any(np.linalg.norm(center - other) < APART_MM for other in taken) or _is_dark(image[0], center):
             continue
         source = calcification(center, rng) if calcified else microbleed(center, 0, rng)
         found = factor_on_crop(source, image.shape[1:], scan)
@@ -96,6 +97,13 @@ def implant(
         diameters.append(seen.diameter_mm)
         counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
     return image, Lesions(np.reshape(centers, (-1, 3)), np.array(diameters, float), np.array(counts, bool))
+
+
+def _is_dark(swi: Array, center_mm: npt.NDArray[np.float64]) -> bool:
+    """Whether the middle of the signal around a place is that of a vessel or of air."""
+    low = np.maximum(np.floor((center_mm - DARK_MM) / SPACING_MM).astype(int), 0)
+    high = np.ceil((center_mm + DARK_MM) / SPACING_MM).astype(int) + 1
+    return bool(np.median(swi[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]) < DARK)
 
 
 def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:

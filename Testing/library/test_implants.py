@@ -137,3 +137,10 @@ def test_the_label_of_an_implant_is_the_size_of_what_is_painted() -> None:
         lost = (changed[0] + 1) < 0.8 * (image[0] + 1)
         painted_mm = np.cbrt(6 * lost.sum() * np.prod(SPACING_MM) / np.pi)
         assert painted_mm == pytest.approx(lesions.diameter_mm[0], rel=0.15, abs=0.4)
+
+
+def test_nothing_is_put_where_a_vessel_or_air_would_hide_it():
+    image, tissue = plain_crop()
+    image[0] = -0.5
+    _, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 4, np.random.default_rng(0))
+    assert len(lesions.center_mm) == 0

@@ -7,9 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from CMBDetectorLib.simulation import heads
-from CMBDetectorLib.simulation.case import Appearance, SimulatedCase, add_truth, appearance, render, write_case
+from CMBDetectorLib.simulation.case import (
+    Appearance,
+    SimulatedCase,
+    add_truth,
+    appearance,
+    render,
+    vessel_share,
+    write_case,
+)
 from CMBDetectorLib.simulation.cohort import protocol_of
 from CMBDetectorLib.simulation.heads import Head, PlacedHead, load_head, place
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
@@ -218,3 +227,14 @@ def test_unlabeled_specks_in_the_sulci_are_fluid_not_bone(head, tmp_path):
     assert isinstance(found, Head)
     assert found.labels[speck] == heads.CSF
     assert found.labels[0, 0, 0] == 0
+
+
+def test_the_share_of_vessels_around_a_microbleed_is_that_of_its_ball():
+    step_mm = np.array([0.25, 0.25, 0.5])
+    veins, arteries = torch.full((80, 80, 40), 0.25), torch.zeros(80, 80, 40)
+    arteries[40:] = 0.5  # beyond a plane through the middle
+    source = replace(microbleed(np.zeros(3), 0, np.random.default_rng(0)), balls_mm=np.full((1, 3), 9.875),
+                     radii_mm=np.array([1.0]))  # fmt: skip
+    share = vessel_share((veins, arteries), source, np.zeros(3), step_mm)
+    assert share == pytest.approx(0.25 + 0.5 / 2, abs=0.01)
+    assert vessel_share((veins, arteries), source, np.full(3, 100.0), step_mm) == 0
