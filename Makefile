@@ -1,5 +1,6 @@
 # make demo     search the simulated sample scan          make check    style and types
 # make test     all tests (PYTEST="-k volume" for some)   make bench    time and memory, into docs/performance.md
+# make bench-quick     time and memory of the search alone, printed
 # make screenshots     the panel and its slice views, into build/screenshots and docs/images
 #
 # make demo PYTHON=python3.12     another Python (3.10 to 3.13); VENV=folder keeps its environment apart
@@ -19,7 +20,7 @@ endif
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench screenshots clean
+.PHONY: demo test check bench bench-quick screenshots clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m CMBDetectorLib detect --swi $(SAMPLE)/swi.nii.gz --phase $(SAMPLE)/phase.nii.gz \
@@ -35,8 +36,11 @@ check: $(VENV)/.ready-to-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready
-	$(BIN)/python Testing/benchmark.py $(SAMPLE)
+bench: $(VENV)/.ready-to-compare
+	$(BIN)/python -m Testing.benchmark
+
+bench-quick: $(VENV)/.ready
+	$(BIN)/python -m Testing.benchmark --quick
 
 screenshots: $(VENV)/.ready-to-test
 	@.ci/system-libraries
@@ -59,6 +63,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -z "$(TORCH_INDEX)" || $(INSTALL) --no-deps --retries 0 --index-url "$(TORCH_INDEX)" torch 2>/dev/null \
 	    || echo "$(TORCH_INDEX) cannot be reached; taking torch from your usual package index (may be several GB)"
 	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.ready-to-compare: $(VENV)/.ready
+	@$(INSTALL) --editable '.[benchmark]'
 	@touch $@
 
 $(VENV)/.ready-to-test: $(VENV)/.ready
