@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import warnings
 from collections.abc import Callable
 from datetime import date
@@ -132,7 +133,7 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
         network.load_state_dict(weights)
-    except (OSError, RuntimeError, KeyError) as problem:
+    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as problem:
         reason = str(problem).splitlines()[0]
         raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
     return network.eval(), state
