@@ -1,0 +1,267 @@
+"""The comparison of variants: what each method finds, how they are compared, and the page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from CMBDetectorLib.candidate import Candidate, PhaseEvidence
+from CMBDetectorLib.detect import Detection
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.evaluation import features
+from CMBDetectorLib.evaluation.ablation import Ablation, Outcome, at_equal_sensitivity, best_choice
+from CMBDetectorLib.evaluation.blobs import find_blobs
+from CMBDetectorLib.evaluation.cohort import Evaluated, figures
+from CMBDetectorLib.evaluation.components import components, mask_probability
+from CMBDetectorLib.evaluation.features import Crop, feature_vectors, level_maps
+from CMBDetectorLib.evaluation.page import write_page
+from CMBDetectorLib.evaluation.pictures import KINDS, places, removed
+from CMBDetectorLib.evaluation.prepared import PreparedCase
+from CMBDetectorLib.evaluation.variants import Variant, answers, read_variant
+from CMBDetectorLib.models import Model
+from CMBDetectorLib.networks.anchors import SPACING_MM
+from CMBDetectorLib.networks.detector import Detector
+from CMBDetectorLib.networks.plain_unet import PlainUNet
+from CMBDetectorLib.preprocessing import NetworkInput
+
+torch.set_num_threads(1)  # for tensors this small, threads cost more than they give
+
+
+@pytest.fixture(autouse=True)
+def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "CROP", (32, 32, 16))
+
+
+def scan(shape: tuple[int, int, int], balls: list[tuple[tuple[float, float, float], float, float]]) -> NetworkInput:
+    """A uniform brain with balls (center mm from voxel 0, diameter mm, value); voxel 0 at RAS (-10, -20, -30)."""
+    axes = [np.arange(n) * step for n, step in zip(shape, SPACING_MM, strict=True)]
+    voxel_mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    array = np.full((2, *shape), 0.01, np.float32)
+    for center_mm, diameter_mm, value in balls:
+        array[0, np.linalg.norm(voxel_mm - center_mm, axis=-1) <= diameter_mm / 2] = value
+    matrix = np.diag([*SPACING_MM, 1.0])
+    matrix[:3, 3] = (-10, -20, -30)
+    return NetworkInput(array, matrix)
+
+
+def ready(network: torch.nn.Module) -> Model:
+    return Model(network.eval(), {}, torch.device("cpu"), torch.float32, "cpu")  # type: ignore[arg-type]
+
+
+# --- the references
+
+
+def test_the_blob_detector_finds_a_dark_ball_at_its_place_and_size_and_no_bright_one() -> None:
+    found = find_blobs(scan((96, 96, 48), [((12.0, 15.0, 20.0), 4.5, -0.7), ((32.0, 30.0, 30.0), 4.5, 0.7)]))
+    strongest = found["darkness"][0]
+    assert np.allclose(strongest.center_ras_mm, (2, -5, -10), atol=0.6)
+    assert strongest.diameter_mm == 4.5
+    assert strongest.probability == pytest.approx(0.65, abs=0.1), "about the contrast of the ball"
+    bright = np.linalg.norm(np.array([d.center_ras_mm for d in found["darkness"]]) - (22, 10, 0), axis=1)
+    assert bright.min() > 2, "its rim is darker than its middle, but that is no blob in it"
+
+
+def test_the_phase_removes_a_blob_whose_dipole_is_diamagnetic() -> None:
+    seen = scan((80, 80, 40), [((20.0, 20.0, 20.0), 4.5, -0.7)])
+    axes = [np.arange(n) * step - 20 for n, step in zip((80, 80, 40), SPACING_MM, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    squared = np.maximum(x**2 + y**2 + z**2, 1)
+    dipole = (3 * z**2 / squared - 1) / squared**1.5
+    for sign, kept in ((1, True), (-1, False)):
+        seen.array[1] = sign * dipole
+        found = find_blobs(seen)
+        near = [d for d in found["darkness and phase"] if np.allclose(d.center_ras_mm, (10, 0, -10), atol=1)]
+        assert bool(near) is kept
+        assert np.allclose(found["darkness"][0].center_ras_mm, (10, 0, -10), atol=1)
+
+
+def test_components_carry_their_place_size_and_either_score() -> None:
+    mask = np.zeros((12, 12, 12), np.float32)
+    mask[2:5, 2:5, 2:5] = 0.6
+    mask[3, 3, 3] = 0.9
+    mask[8, 8, 8], mask[9, 9, 9] = 0.4, 0.2  # touch at a corner
+    matrix = np.eye(4)
+    matrix[:3, 3] = (10, 0, 0)
+    one, other = components(mask, matrix, 0.1, "mean")
+    assert np.allclose(one.center_ras_mm, (13, 3, 3))
+    assert one.diameter_mm == pytest.approx((6 / np.pi * 27) ** (1 / 3))
+    assert (one.probability, other.probability) == pytest.approx(((26 * 0.6 + 0.9) / 27, 0.3))
+    assert np.allclose(other.center_ras_mm, np.array([18, 8, 8]) + 1 / 3, atol=1e-5)
+    assert [d.probability for d in components(mask, matrix, 0.3, "largest")] == pytest.approx([0.9, 0.4])
+    assert components(mask, matrix, 0.95, "mean") == []
+
+
+def test_the_mask_of_a_scan_is_the_same_as_that_of_its_only_tile() -> None:
+    torch.manual_seed(0)
+    network = PlainUNet()
+    seen = scan((28, 32, 14), [((7.0, 8.0, 6.0), 4.5, -0.7)])
+    found = mask_probability(ready(network), seen)
+    padded = np.zeros((1, 2, 32, 32, 16), np.float32)
+    padded[0, :, :28, :, :14] = seen.array
+    with torch.no_grad():
+        expected = torch.sigmoid(network.eval()(torch.from_numpy(padded)))[0].numpy()
+    assert found.shape == (14, 16, 14)
+    assert np.allclose(found, expected[:14, :, :14], atol=1e-5)
+
+
+# --- features
+
+
+@pytest.mark.parametrize("ffm", [True, False])
+def test_the_levels_together_are_the_detectors_own_answer(ffm: bool) -> None:
+    torch.manual_seed(0)
+    network = Detector(ffm)
+    crop = Crop.around(scan((32, 32, 16), [((8.0, 8.0, 8.0), 4.0, -0.7)]), (-2, -12, -22))
+    maps = level_maps(ready(network), crop)
+    with torch.no_grad():
+        logits, _ = network(crop.image[None])
+    assert np.allclose(maps["fused" if ffm else "2 mm alone"], torch.sigmoid(logits[0]).amax(0), atol=1e-5)
+    assert len(maps) == (4 if ffm else 1)
+
+
+def test_a_crop_keeps_its_place_and_starts_where_tiles_may_start() -> None:
+    seen = scan((160, 64, 64), [((60.0, 15.0, 20.0), 0.4, -0.9)])
+    crop = Crop.around(seen, (50, -5, -10))
+    voxel = np.unravel_index(int(crop.image[0].argmin()), crop.image.shape[1:])
+    assert np.allclose(np.multiply(voxel, SPACING_MM), crop.place_mm)
+    assert feature_vectors(ready(Detector()), [crop]).shape == (1, 48)
+
+
+# --- the comparison
+
+
+def candidate(center: tuple[float, float, float], probability: float, exclusion: str = "") -> Candidate:
+    return Candidate(
+        center_ras_mm=center, diameter_mm=4, volume_mm3=0, probability=probability, location=None,
+        phase_evidence=PhaseEvidence.NO_PHASE, exclusion=exclusion,
+    )  # fmt: skip
+
+
+def case(name: str, lesions: int, *candidates: Candidate) -> Evaluated:
+    """A case with lesions at R = 0, 20, 40 ... mm and a vein at A = 60 mm."""
+    shared = {"diameter_mm": 4.0, "contrast": 0.7, "region": "lobar", "sub_region": 9, "side": "left"}
+    truth = {
+        "head": name[0], "protocol": "3T-2mm", "faint": [],
+        "lesions": [{"center_ras_mm": [20.0 * n, 0, 0], **shared} for n in range(lesions)],
+        "mimics": [{"center_ras_mm": [0, 60.0, 0], "kind": "vein bend", **shared}],
+    }  # fmt: skip
+    return Evaluated(name, truth, candidates, {"lobar": 0.9})
+
+
+def outcome(name: str, *done: Evaluated, model: Model | None = None) -> Outcome:
+    return Outcome(Variant(name, name, lambda seen: {}, model), "", list(done), figures(list(done), 0.5))
+
+
+FIRST = outcome(
+    "RPN",
+    case("a1", 2, candidate((0, 0, 0), 0.9), candidate((0, 60, 0), 0.8), candidate((20, 0, 0), 0.7)),
+    case("b1", 0, candidate((0, 90, 0), 0.75), candidate((0, 60, 0), 0.1)),
+)
+BETTER = outcome("RPN+FFM", case("a1", 2, candidate((0, 0, 0), 0.9), candidate((20, 0, 0), 0.7)),
+                 case("b1", 0, candidate((0, 90, 0), 0.75)))  # fmt: skip
+
+
+def test_false_positives_are_compared_at_the_sensitivity_of_the_reference() -> None:
+    compared = at_equal_sensitivity(BETTER, FIRST, 1.0, resamples=50)
+    assert compared["sensitivity"] == 1.0
+    assert (compared["reference_false_positives"], compared["false_positives"]) == (1.0, 0.5)
+    assert compared["change"] == -0.5
+    worse = outcome("worse", case("a1", 2), case("b1", 0))
+    missing = at_equal_sensitivity(worse, FIRST, 1.0, resamples=50)
+    assert missing["false_positives"] is None and missing["change"] is None
+
+
+def test_what_a_method_leaves_open_is_decided_by_sensitivity_on_validation() -> None:
+    assert best_choice({"worse": FIRST.done, "better": BETTER.done}) == "better"
+
+
+def test_places_of_all_four_kinds_are_found() -> None:
+    done = [case("a1", 3, candidate((0, 0, 0), 0.9), candidate((0, 90, 0), 0.8), candidate((40, 0, 0), 0.3))]
+    found = {kind: [p.center_ras_mm for p in places(done, 0.5) if p.kind == kind] for kind in KINDS}
+    assert found == {
+        KINDS[0]: [(0, 0, 0)], KINDS[1]: [(20, 0, 0), (40, 0, 0)], KINDS[2]: [(0, 90, 0)], KINDS[3]: [(0, 60, 0)]
+    }  # fmt: skip
+    assert [len(places(done, 0.5, most=1)), len(places(done, 0.95))] == [4, 4]
+
+
+def test_removed_candidates_are_those_excluded_at_the_threshold() -> None:
+    gone = candidate((0, 0, 0), 0.9, "outside brain tissue")
+    done = [case("a1", 1, gone, replace(gone, probability=0.4), candidate((50, 0, 0), 0.99))]
+    assert [c for _, c in removed(done, 0.5)] == [gone]
+
+
+# --- variants
+
+
+def prepared(folder: Path, name: str, seen: NetworkInput) -> PreparedCase:
+    """A case as the cache keeps it, half of it brain tissue."""
+    made = folder / "cases" / name
+    made.mkdir(parents=True)
+    np.save(made / "input.npy", seen.array.astype(np.float16))
+    tissue = np.zeros(seen.array.shape[1:], np.uint8)
+    tissue[tissue.shape[0] // 2 :] = 9
+    np.savez_compressed(made / "regions.npz", regions=tissue, brain=tissue > 0, left=tissue > 0)
+    matrix = seen.ijk_to_ras.tolist()
+    record = {"segmenter": "0", "input_to_ras": matrix, "scan_to_ras": matrix, "left_to_ras": matrix, "dice": {}}
+    (made / "case.json").write_text(json.dumps(record))
+    return PreparedCase(name, {}, {}, made)
+
+
+def test_a_variant_searches_a_case_once(tmp_path: Path) -> None:
+    searches: list[NetworkInput] = []
+
+    def search(seen: NetworkInput) -> dict[str, list[Detection]]:
+        searches.append(seen)
+        return {"open": [Detection((1.0, 2.0, 3.0), 4.0, 0.5)]}
+
+    one = prepared(tmp_path, "a1", scan((32, 32, 16), []))
+    variant = Variant("v", "key", search)
+    first, second = answers(variant, one, tmp_path / "answers"), answers(variant, one, tmp_path / "answers")
+    assert first == second == {"open": [Detection((1.0, 2.0, 3.0), 4.0, 0.5)]}
+    assert len(searches) == 1
+
+
+def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:
+    (tmp_path / "detector.pt").write_bytes(b"nothing")
+    for path in (tmp_path, tmp_path / "detector.pt", tmp_path / "none.pt"):
+        with pytest.raises(InputError, match=r"(detector|none)\.pt"):
+            read_variant("RPN", path)
+
+
+# --- the page
+
+
+def test_the_page_shows_every_variant_and_draws_what_it_can(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain, fused = ready(Detector(False)), ready(Detector())
+    cases = [prepared(tmp_path, name, scan((64, 64, 32), [])) for name in ("a1", "b1")]
+    excluded = list(BETTER.done)
+    excluded[1] = case("b1", 0, candidate((0, 0, 0), 0.75, "outside brain tissue"))
+    outcomes = {
+        "RPN": outcome("RPN", *FIRST.done, model=plain),
+        "RPN+FFM": outcome("RPN+FFM", *BETTER.done, model=fused),
+        "RPN+FFM + anatomy": outcome("RPN+FFM", *excluded, model=fused),
+    }
+    ends = dict.fromkeys(("0.25", "0.5", "1", "2", "4"), (0.1, None))
+    content = {
+        "cases": 2, "heads": ["a", "b"], "validation_cases": 3,
+        "variants": {
+            name: {"choice": "", "intervals_at_false_positives": ends, **found.report}
+            for name, found in outcomes.items()
+        },
+        "at_equal_sensitivity": [
+            {"variant": "RPN+FFM", "reference": "RPN", **at_equal_sensitivity(BETTER, FIRST, 1.0, resamples=20)}
+        ],
+    }  # fmt: skip
+    page = write_page(Ablation(content, outcomes, cases), tmp_path).read_text()
+    assert "| RPN+FFM | RPN | 100.0 | 1.00 | 0.50 | -50 [" in page
+    for name in ("froc", "features", "levels", "removed"):
+        assert f"(images/{name}.png)" in page
+        with Image.open(tmp_path / "images" / f"{name}.png") as picture:
+            assert min(picture.size) > 200
