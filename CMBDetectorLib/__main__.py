@@ -300,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     parts.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of test case folders")
     parts.add_argument("--validation", type=Path, required=True, metavar="DIR", help="folder of case folders on which "
                        "thresholds are chosen")  # fmt: skip
-    parts.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for ablation.md, tables and "
+    parts.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for evaluation.md, tables and "
                        "ablation.json; keeps what was computed for the next call")  # fmt: skip
     parts.add_argument("--variant", type=_variant, action="append", required=True, metavar="NAME=PATH", help="training "
                        "checkpoint, or folder of exported networks; once per variant, the reference first")  # fmt: skip

@@ -16,23 +16,23 @@ from CMBDetectorLib.evaluation.froc import FROC_AT
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.models import Model
 
-PAGE = "ablation.md"
+PAGE = "evaluation.md"  # as it may lie in docs/, beside docs/images/
 IMAGES = "images"
 
 
 def write_page(ablation: Ablation, out: Path) -> Path:
-    """Write ``ablation.md`` and its pictures."""
+    """Write ``evaluation.md`` and its pictures."""
     content, outcomes = ablation.content, ablation.outcomes
     images = out / IMAGES
     images.mkdir(parents=True, exist_ok=True)
     reports = content["variants"]
-    draw(reports, images / "froc.png")
+    draw(reports, images / "ablation-froc.png")
     parts = [
         _head(content),
         _sensitivities(reports),
         _operating_points(reports),
         _equal_sensitivity(content["at_equal_sensitivity"]),
-        f"![FROC, precision and recall, false positives per case]({IMAGES}/froc.png)",
+        f"![FROC, precision and recall, false positives per case]({IMAGES}/ablation-froc.png)",
         _strata(reports),
         _mimics(reports),
         *_pictures(outcomes, {case.name: case for case in ablation.cases}, images),
@@ -150,9 +150,11 @@ def _pictures(outcomes: Mapping[str, Outcome], cases: Mapping[str, PreparedCase]
     if not networks:
         return []
     places = {name: pictures.places(outcomes[name].done, outcomes[name].threshold) for name in networks}
-    pictures.draw_features({name: (networks[name], places[name]) for name in networks}, cases, images / "features.png")
+    pictures.draw_features(
+        {name: (networks[name], places[name]) for name in networks}, cases, images / "ablation-features.png"
+    )
     parts = [
-        f"## Feature vectors\n\n![t-SNE of feature vectors]({IMAGES}/features.png)\n\n"
+        f"## Feature vectors\n\n![t-SNE of feature vectors]({IMAGES}/ablation-features.png)\n\n"
         "t-SNE maps of the vector that the head reads, at the most probable cell within 3 mm of each place: lesions "
         "found and missed and false positives at the threshold, and known mimics that were passed over; at most "
         f"{pictures.MOST_PLACES} of a kind, drawn at random. Distances between groups on such a map mean little."
@@ -188,10 +190,10 @@ def _levels(
         (fused[0], networks[fused[0]]),
         (plain[0], networks[plain[0]]) if plain else None,
         cases,
-        images / "levels.png",
+        images / "ablation-levels.png",
     )
     return [
-        f"## Decoder levels\n\n![Probability maps per decoder level]({IMAGES}/levels.png)\n\n"
+        f"## Decoder levels\n\n![Probability maps per decoder level]({IMAGES}/ablation-levels.png)\n\n"
         "Axial slices 32 mm wide through a lesion and a mimic (rings). The map of one level is what the head answers "
         "when only that level's term of the fused sum varies from place to place, the other two being held at their "
         "mean over the crop; a level has no answer of its own. The largest of the three anchors is shown."
@@ -211,9 +213,9 @@ def _removed(outcome: Outcome, cases: Mapping[str, PreparedCase], images: Path) 
         count += " The strongest below the threshold are shown." if pairs else ""
     if not pairs:
         return title + count
-    pictures.draw_removed(pairs, cases, images / "removed.png")
+    pictures.draw_removed(pairs, cases, images / "ablation-removed.png")
     return (
-        f"{title}![Candidates removed by anatomy]({IMAGES}/removed.png)\n\n{count} Axial SWI, 40 mm wide: "
+        f"{title}![Candidates removed by anatomy]({IMAGES}/ablation-removed.png)\n\n{count} Axial SWI, 40 mm wide: "
         "probability, what is there, and why it is excluded. Blue: edge of the segmented brain tissue."
     )
 

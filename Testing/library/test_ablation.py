@@ -204,8 +204,8 @@ def prepared(folder: Path, name: str, seen: NetworkInput) -> PreparedCase:
     made = folder / "cases" / name
     made.mkdir(parents=True)
     np.save(made / "input.npy", seen.array.astype(np.float16))
-    tissue = np.zeros(seen.array.shape[1:], np.uint8)
-    tissue[tissue.shape[0] // 2 :] = 9
+    tissue = np.zeros_like(seen.array[0], np.uint8)
+    tissue[len(tissue) // 2 :] = 9
     np.savez_compressed(made / "regions.npz", regions=tissue, brain=tissue > 0, left=tissue > 0)
     matrix = seen.ijk_to_ras.tolist()
     record = {"segmenter": "0", "input_to_ras": matrix, "scan_to_ras": matrix, "left_to_ras": matrix, "dice": {}}
@@ -262,6 +262,6 @@ def test_the_page_shows_every_variant_and_draws_what_it_can(tmp_path: Path) -> N
     page = write_page(Ablation(content, outcomes, cases), tmp_path).read_text()
     assert "| RPN+FFM | RPN | 100.0 | 1.00 | 0.50 | -50 [" in page
     for name in ("froc", "features", "levels", "removed"):
-        assert f"(images/{name}.png)" in page
-        with Image.open(tmp_path / "images" / f"{name}.png") as picture:
+        assert f"(images/ablation-{name}.png)" in page
+        with Image.open(tmp_path / "images" / f"ablation-{name}.png") as picture:
             assert min(picture.size) > 200
