@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from Testing.benchmark.page import slope
 from Testing.benchmark.pieces import LARGE, Figures
@@ -26,17 +27,17 @@ def draw(figures: Figures, path: Path) -> None:
     _ratios(ratios, figures)
     _growth(time, figures["scaling"], "after_start_s", "time without start-up, s")
     _growth(memory, figures["scaling"], "peak_gb", "peak memory, GB")
-    time.legend(frameon=False, fontsize=8, loc="upper left")
     figure.savefig(path, dpi=160, format="png")
     plt.close(figure)
 
 
 def _ratios(axes: Any, figures: Figures) -> None:
-    nnunet = figures["nnunet"]
+    nnunet, network = figures["nnunet"], next(iter(figures["networks"].values()))
     ours = {number_format: entry["after_start_s"] for number_format, entry in figures["searches"][LARGE].items()}
     ours_s = next(iter(ours.values()))
     rows = [
         *((f"ours, {number_format}", seconds / ours_s) for number_format, seconds in ours.items()),
+        ("MONAI, our network**", network["monai"]["s"] / network["stage_s"]["detector"]),
         ("nnU-Net, fastest", nnunet["fastest_s"] / ours_s),
         ("nnU-Net, no mirroring*", nnunet["unmirrored_s"] / ours_s),
         ("nnU-Net, default*", nnunet["default_s"] / ours_s),
@@ -46,27 +47,27 @@ def _ratios(axes: Any, figures: Figures) -> None:
     axes.bar_label(bars, [f"{v:.0f}x" if v >= 10 else f"{v:.1f}x" for v in values], padding=3)
     axes.set_xscale("log")
     axes.set_xlim(0.5, max(values) * 3)
-    axes.set_title("File to file, as multiples of ours\n(* extrapolated)", fontsize=9)
+    axes.set_title("Time as multiple of ours\n(* extrapolated, ** stage detect alone)", fontsize=9)
     axes.set_xticks([1, 10, 100], ["1", "10", "100"])
     axes.minorticks_off()
 
 
 def _growth(axes: Any, scaling: Figures, key: str, title: str) -> None:
-    smallest = min((scan for scans in scaling.values() for scan in scans), key=lambda scan: scan["brain_voxels"])
-    most = max(scan["brain_voxels"] for scans in scaling.values() for scan in scans)
+    """One line per series, and dashed the line that it may not cross: linear growth from its smallest scan."""
     for name, scans in scaling.items():
-        voxels, values = [scan["brain_voxels"] for scan in scans], [scan[key] for scan in scans]
+        voxels, values = [scan["brain_voxels"] / 1e6 for scan in scans], [scan[key] for scan in scans]
         marker, color = LINES[name]
-        label = f"{name}: grows as voxels^{slope(voxels, values):.2f}"
-        axes.plot([v / 1e6 for v in voxels], values, marker=marker, color=color, label=label)
-    ends = smallest["brain_voxels"], most
-    axes.plot([v / 1e6 for v in ends], [smallest[key] * v / ends[0] for v in ends], "--", color="gray", label="linear")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+        axes.plot(voxels, values, marker=marker, color=color, label=f"{name}: as voxels^{slope(voxels, values):.2f}")
+        axes.plot(voxels, [values[0] * v / voxels[0] for v in voxels], "--", color=color, alpha=0.5)
+    axes.plot([], [], "--", color="gray", label="linear")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     axes.set_xlabel("million voxels in the brain")
     axes.set_title(title, fontsize=9)
     axes.grid(True, which="both", alpha=0.2)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(top=axes.get_ylim()[1] * 2)  # room for the legend
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter("{x:g}")
-    axes.tick_params(which="minor", labelsize=7)
+        axis.set_minor_formatter(NullFormatter())
