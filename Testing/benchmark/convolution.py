@@ -21,7 +21,7 @@ from CMBDetectorLib.networks.segmenter import Segmenter
 NETWORKS: dict[str, type[nn.Module]] = {"detector": Detector, "segmenter": Segmenter}
 CHANNELS = (64, 128)
 EDGE = 64  # voxels: large enough that the kernel, not its start, takes the time
-REPEATS = 7
+REPEATS = 5
 
 
 def operations(network: nn.Module, shape: tuple[int, ...]) -> int:
