@@ -43,7 +43,7 @@ def draw(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         counts = [case["false_positives"] for case in report["per_case"]]
         per_case.step(*_cumulative(counts), where="post", color=color, label=name)
     free_response.set(xlim=(0, MOST_FALSE_POSITIVES), ylim=(0, 1.02), xlabel="false positives per case",
-                      ylabel="sensitivity", title="FROC; cross: threshold applied, 95 %")  # fmt: skip
+                      ylabel="sensitivity", title="FROC; dot: threshold applied, 95 % interval")  # fmt: skip
     precision.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="sensitivity (recall)", ylabel="precision",
                   title="precision and recall")  # fmt: skip
     per_case.set(ylim=(0, 1.02), xlabel="false positives of a case", ylabel="share of cases with so many or fewer",

@@ -25,7 +25,7 @@ from CMBDetectorLib.result import Result
 from CMBDetectorLib.volume import read_volume
 
 Progress = Callable[[str, float, str], None]
-SIZES_MM = ((0.0, 2.0), (2.0, 3.0), (3.0, 5.0), (5.0, 99.0))
+SIZES_MM = {"below 2 mm": (0.0, 2.0), "2-3 mm": (2.0, 3.0), "3-5 mm": (3.0, 5.0), "5 mm or more": (5.0, np.inf)}
 CONTRASTS = ((0.0, 0.5), (0.5, 0.8), (0.8, 1.01))
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
@@ -112,7 +112,7 @@ def case_folders(cases_dir: Path) -> list[Path]:
 
 def strata(lesion: dict[str, Any], protocol: str) -> tuple[str, str, str, str]:
     """Name the groups that a true lesion is counted in: size, contrast, region, protocol."""
-    size = next(f"{a:g}-{b:g} mm" for a, b in SIZES_MM if a <= lesion["diameter_mm"] < b)
+    size = next(name for name, (a, b) in SIZES_MM.items() if a <= lesion["diameter_mm"] < b)
     contrast = next(f"contrast {a:g}-{min(b, 1):g}" for a, b in CONTRASTS if a <= lesion["contrast"] < b)
     return size, contrast, lesion["region"], protocol
 
@@ -123,14 +123,14 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
     primary = [case.matches(PRIMARY_MM) for case in done]
     strict = [case.matches(STRICT_MM) for case in done]
     before_anatomy = [case.matches(PRIMARY_MM, excluded=True) for case in done]
-    groups: dict[str, list[bool]] = {}
+    groups: dict[tuple[int, str], list[bool]] = {}
     placed: dict[str, list[bool]] = {"region": [], "sub_region": [], "side": []}
     for case, matched in zip(done, primary, strict=True):
         kept = [c for c in case.candidates if not c.is_excluded]
         candidates = sorted(kept, key=lambda c: -c.probability)
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
         for i, lesion in enumerate(case.truth["lesions"]):
-            for group in strata(lesion, case.truth["protocol"]):
+            for group in enumerate(strata(lesion, case.truth["protocol"])):
                 groups.setdefault(group, []).append(i in hits)
             location = candidates[hits[i]].location if i in hits else None
             if location is not None:
@@ -157,7 +157,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
         "chosen_on_these_cases": _plain(choose_threshold(primary, ALLOWED_FALSE_POSITIVES)),
-        "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for name, v in sorted(groups.items())},
+        "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for (_, name), v in sorted(groups.items())},
         "dice": {name: round(float(np.mean([case.dice[name] for case in done])), 3) for name in done[0].dice},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
         "per_case": [_case_row(case, found, threshold) for case, found in zip(done, primary, strict=True)],

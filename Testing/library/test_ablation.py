@@ -59,11 +59,11 @@ def ready(network: torch.nn.Module) -> Model:
 
 def test_the_blob_detector_finds_a_dark_ball_at_its_place_and_size_and_no_bright_one() -> None:
     found = find_blobs(scan((96, 96, 48), [((12.0, 15.0, 20.0), 4.5, -0.7), ((32.0, 30.0, 30.0), 4.5, 0.7)]))
-    strongest = found["darkness"][0]
+    strongest = found["roundness"][0]
     assert np.allclose(strongest.center_ras_mm, (2, -5, -10), atol=0.6)
     assert strongest.diameter_mm == 4.5
     assert strongest.probability == pytest.approx(0.65, abs=0.1), "about the contrast of the ball"
-    bright = np.linalg.norm(np.array([d.center_ras_mm for d in found["darkness"]]) - (22, 10, 0), axis=1)
+    bright = np.linalg.norm(np.array([d.center_ras_mm for d in found["roundness"]]) - (22, 10, 0), axis=1)
     assert bright.min() > 2, "its rim is darker than its middle, but that is no blob in it"
 
 
@@ -76,9 +76,9 @@ def test_the_phase_removes_a_blob_whose_dipole_is_diamagnetic() -> None:
     for sign, kept in ((1, True), (-1, False)):
         seen.array[1] = sign * dipole
         found = find_blobs(seen)
-        near = [d for d in found["darkness and phase"] if np.allclose(d.center_ras_mm, (10, 0, -10), atol=1)]
+        near = [d for d in found["roundness and phase"] if np.allclose(d.center_ras_mm, (10, 0, -10), atol=1)]
         assert bool(near) is kept
-        assert np.allclose(found["darkness"][0].center_ras_mm, (10, 0, -10), atol=1)
+        assert np.allclose(found["roundness"][0].center_ras_mm, (10, 0, -10), atol=1)
 
 
 def test_components_carry_their_place_size_and_either_score() -> None:
