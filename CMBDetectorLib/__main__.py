@@ -202,6 +202,15 @@ def ablate(options: argparse.Namespace) -> None:
     print(write_page(done, options.out))
 
 
+def evaluate_regions(options: argparse.Namespace) -> None:
+    """Compare the segmenter's regions with the true ones of simulated cases."""
+    from CMBDetectorLib.evaluation.regions import evaluate_regions as compare
+
+    compare(options.cases, options.out, device=options.device, models_dir=options.models, progress=_progress(options))
+    if not options.quiet and not options.json_progress:
+        print((options.out / "regions.md").read_text(encoding="utf-8"))
+
+
 def export(options: argparse.Namespace) -> None:
     """Make a checkpoint the bundled network."""
     from CMBDetectorLib.resources import resources_dir
@@ -294,6 +303,14 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--device", choices=DEVICES, default="auto")
     test.add_argument("--polarity", choices=POLARITIES, default="auto")
     _add_progress(test)
+
+    where = commands.add_parser("evaluate-regions", help="compare the regions found with those of simulated cases")
+    where.set_defaults(command=evaluate_regions)
+    where.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of case folders")
+    where.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for regions.md and its pictures")
+    where.add_argument("--models", type=Path, metavar="DIR", help="folder of networks, instead of the bundled ones")
+    where.add_argument("--device", choices=DEVICES, default="auto")
+    _add_progress(where)
 
     parts = commands.add_parser("ablate", help="compare variants of the detector on simulated cases")
     parts.set_defaults(command=ablate)

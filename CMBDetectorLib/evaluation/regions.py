@@ -1,0 +1,199 @@
+"""How well the segmenter names the regions of simulated cases: ``python -m CMBDetectorLib evaluate-regions``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from CMBDetectorLib.evaluation.cohort import case_folders
+from CMBDetectorLib.models import Model, load_model
+from CMBDetectorLib.regions import SUB_REGIONS, Region
+from CMBDetectorLib.report.picture import AXIAL, body_axes, brain_box, gray, plane, swi_window
+from CMBDetectorLib.segment import segment
+from CMBDetectorLib.training.data import truth_of
+from CMBDetectorLib.volume import Volume, read_volume
+
+Progress = Callable[[str, float, str], None]
+WORST = 3  # cases that are shown
+HEIGHTS = (0.3, 0.5, 0.7)  # of the slices shown, between the lowest and the highest with tissue
+WIDTH_MM, PIXELS = 180.0, 240
+
+Labels = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One case: how the regions found agree with the true ones.
+
+    Attributes
+    ----------
+    case, head, protocol : str
+    dice : dict of float
+        Per group region and per MARS sub-region; those that the scan does not show are left out.
+    volume_error : dict of float
+        Per group region, found over true volume minus 1.
+    """
+
+    case: str
+    head: str
+    protocol: str
+    dice: dict[str, float]
+    volume_error: dict[str, float]
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the group regions, by which cases are ranked."""
+        return float(np.mean([self.dice[region.value] for region in Region if region.value in self.dice]))
+
+
+def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, float]]:
+    """Dice per group region and sub-region, and relative error of the group regions' volumes.
+
+    Parameters
+    ----------
+    found, truth : ndarray of int
+        MARS labels (0-13) on one grid.
+    """
+    count = len(SUB_REGIONS) + 1
+    joint = np.bincount(truth.astype(np.int64).ravel() * count + found.ravel(), minlength=count**2)
+    joint = joint.reshape(count, count)  # rows: truth
+    parts = {region.value: [sub.label for sub in SUB_REGIONS if sub.region is region] for region in Region}
+    dice, volume_error = {}, {}
+    for name, labels in [*parts.items(), *((sub.name, [sub.label]) for sub in SUB_REGIONS)]:
+        both = int(joint[np.ix_(labels, labels)].sum())
+        true, seen = int(joint[labels].sum()), int(joint[:, labels].sum())
+        if not true:
+            continue
+        dice[name] = 2 * both / (true + seen)
+        if name in parts:
+            volume_error[name] = seen / true - 1
+    return dice, volume_error
+
+
+def evaluate_regions(
+    cases_dir: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    models_dir: Path | None = None,
+    progress: Progress = lambda stage, fraction, message: None,
+) -> dict[str, Any]:
+    """Segment every case below a folder; write ``regions.json``, ``regions.md`` and pictures of the worst cases.
+
+    Returns
+    -------
+    dict
+        Content of ``regions.json``.
+    """
+    segmenter = load_model("segmenter", device=device, models_dir=models_dir)
+    folders = case_folders(cases_dir)
+    agreements = []
+    for n, folder in enumerate(folders):
+        progress("evaluate-regions", n / len(folders), folder.name)
+        _, found, true = _segmented(folder, segmenter)
+        truth = truth_of(folder)
+        agreements.append(Agreement(folder.name, truth["head"], truth["protocol"], *compare(found.array, true.array)))
+    content = summary(agreements)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
+    for agreement in worst:
+        draw(*_segmented(cases_dir / agreement.case, segmenter)).save(out / f"regions-{agreement.case}.png")
+    (out / "regions.md").write_text(page(content, worst), encoding="utf-8")
+    progress("evaluate-regions", 1.0, f"{len(folders)} cases")
+    return content
+
+
+def _segmented(folder: Path, segmenter: Model) -> tuple[Volume, Volume, Volume]:
+    """SWI, regions found and true regions of a case."""
+    swi = read_volume(folder / "swi.nii.gz")
+    return swi, segment(segmenter, swi, lambda *_: None).regions, read_volume(folder / "mars.nii.gz")
+
+
+def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
+    """Mean and least Dice per region, mean per protocol, and errors of the volumes over all cases."""
+    names = [*(region.value for region in Region), *(sub.name for sub in SUB_REGIONS)]
+    every = {name: [a.dice[name] for a in agreements if name in a.dice] for name in names}
+    errors = {r.value: [a.volume_error[r.value] for a in agreements if r.value in a.volume_error] for r in Region}
+    protocols = sorted({a.protocol for a in agreements})
+    return {
+        "cases": len(agreements),
+        "heads": sorted({a.head for a in agreements}),
+        "dice": {
+            name: {"mean": round(float(np.mean(values)), 3), "least": round(min(values), 3)}
+            for name, values in every.items()
+            if values
+        },
+        "volume_error": {
+            name: {"mean": round(float(np.mean(values)), 3), "largest": round(float(np.abs(values).max()), 3)}
+            for name, values in errors.items()
+            if values
+        },
+        "dice_by_protocol": {
+            protocol: {
+                r.value: round(float(np.mean(values)), 3)
+                for r in Region
+                if (values := [a.dice[r.value] for a in agreements if a.protocol == protocol and r.value in a.dice])
+            }
+            for protocol in protocols
+        },
+        "per_case": [
+            {"case": a.case, "head": a.head, "protocol": a.protocol}
+            | {name: round(value, 3) for name, value in a.dice.items()}
+            for a in agreements
+        ],
+    }
+
+
+def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
+    """Text of ``regions.md``."""
+    groups = [region.value for region in Region]
+    volume = content["volume_error"]
+    lines = [
+        "# Regions of simulated cases",
+        "",
+        f"{content['cases']} simulated cases of the heads {', '.join(content['heads'])}; no patients.",
+        "",
+        "| region | Dice, mean | Dice, least | volume error, mean | volume error, largest |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, values in content["dice"].items():
+        errors = f"{volume[name]['mean']:+.0%} | {volume[name]['largest']:.0%}" if name in volume else " | "
+        title = f"**{name}**" if name in groups else name
+        lines.append(f"| {title} | {values['mean']:.2f} | {values['least']:.2f} | {errors} |")
+    lines += ["", "Dice by protocol:", "", f"| protocol | {' | '.join(groups)} |", "|---|---:|---:|---:|"]
+    for protocol, means in content["dice_by_protocol"].items():
+        lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
+    lines += ["", f"The {len(worst)} worst cases, each at three levels: SWI, true regions, regions found.", ""]
+    for a in worst:
+        figures = ", ".join(f"{g} {a.dice[g]:.2f}" for g in groups if g in a.dice)
+        lines += [f"![{a.case}](regions-{a.case}.png)", "", f"{a.case} (head {a.head}, {a.protocol}): {figures}.", ""]
+    return "\n".join(lines)
+
+
+def draw(swi: Volume, found: Volume, true: Volume) -> Image.Image:
+    """SWI, true regions and regions found, in three axial slices."""
+    first, last = brain_box(true.in_ras_order())
+    axes, window = body_axes(swi), swi_window(swi, true)
+    colors = np.array([(0, 0, 0), *(sub.color for sub in SUB_REGIONS)], np.float64)
+    rows = []
+    for height in HEIGHTS:
+        share = np.array([0.5, 0.5, height])
+        center = true.in_ras_order().ras_of(np.rint(first + share * (last - first)))
+        at = {"width_mm": WIDTH_MM, "pixels": PIXELS}
+        bright = np.repeat(gray(plane(swi, center, AXIAL, axes, order=1, **at), window)[..., None], 3, axis=-1)
+        columns = [bright.astype(np.float64)]
+        for labels in (true, found):
+            shown = np.nan_to_num(plane(labels, center, AXIAL, axes, order=0, **at)).astype(int)
+            columns.append(np.where(shown[..., None] > 0, 0.5 * bright + 0.5 * colors[shown], bright))
+        rows.append(np.concatenate(columns, axis=1))
+    picture = Image.fromarray(np.concatenate(rows).clip(0, 255).astype(np.uint8))
+    ImageDraw.Draw(picture).text((4, 4), "SWI | true regions | regions found", fill=(255, 255, 255))
+    return picture

@@ -1,0 +1,47 @@
+"""Agreement of regions found with true ones, against hand-made label maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from CMBDetectorLib.evaluation.regions import Agreement, compare, draw, page, summary
+from CMBDetectorLib.volume import Volume
+
+
+def test_dice_and_volumes_of_shifted_and_grown_blocks_are_as_counted_by_hand():
+    truth, found = np.zeros((2, 20, 20, 10), np.uint8)
+    truth[0:10], found[2:12] = 9, 9  # frontal, lobar: shifted by 2 of 10
+    truth[14:16], found[14:17] = 3, 4  # basal ganglia taken for thalamus, half as much again; both deep
+    dice, volume_error = compare(found, truth)
+    assert dice["lobar"] == dice["frontal"] == pytest.approx(0.8)
+    assert dice["deep"] == pytest.approx(2 * 2 / 5)
+    assert dice["basal ganglia"] == 0
+    assert volume_error == {"lobar": pytest.approx(0), "deep": pytest.approx(0.5)}
+    assert "infratentorial" not in dice, "the scan does not show it"
+
+
+def test_the_page_tells_means_and_the_worst_of_each_region():
+    cases = [
+        Agreement("a", "10", "3T-2mm", {"lobar": 0.9, "deep": 0.8}, {"lobar": 0.1, "deep": -0.2}),
+        Agreement("b", "15", "1.5T", {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6}, {"lobar": -0.3, "deep": 0.0}),
+    ]
+    content = summary(cases)
+    assert content["dice"]["lobar"] == {"mean": 0.8, "least": 0.7}
+    assert content["volume_error"]["lobar"] == {"mean": -0.1, "largest": 0.3}
+    assert content["dice_by_protocol"]["1.5T"] == {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6}
+    text = page(content, [cases[1]])
+    assert "| **lobar** | 0.80 | 0.70 | -10% | 30% |" in text
+    assert "regions-b.png" in text
+
+
+def test_a_picture_shows_the_region_found_beside_the_true_one():
+    labels = np.zeros((2, 90, 90, 40), np.uint8)
+    labels[0, 20:70, 20:70, 5:35], labels[1, 20:70, 20:70, 5:35] = 9, 2
+    matrix = np.diag([2.0, 2.0, 3.0, 1.0])
+    swi = Volume(100.0 + labels[0], matrix)
+    picture = np.asarray(draw(swi, Volume(labels[1], matrix), Volume(labels[0], matrix)))
+    side = picture.shape[1] // 3
+    shown = [picture[side // 2, column * side + side // 2].tolist() for column in range(3)]
+    assert len({tuple(color) for color in shown}) == 3
+    assert picture.shape == (3 * side, 3 * side, 3)
