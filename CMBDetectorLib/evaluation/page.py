@@ -196,7 +196,7 @@ def _levels(
         f"## Decoder levels\n\n![Probability maps per decoder level]({IMAGES}/ablation-levels.png)\n\n"
         "Axial slices 32 mm wide through a lesion and a mimic (rings). The map of one level is what the head answers "
         "when only that level's term of the fused sum varies from place to place, the other two being held at their "
-        "mean over the crop; a level has no answer of its own. The largest of the three anchors is shown."
+        "mean over the crop; a level has no answer of its own. The largest of three anchors and three slices is shown."
     ]
 
 

@@ -30,6 +30,7 @@ KINDS = ("lesion found", "lesion missed", "false positive", "mimic passed over")
 MARKS = ("o", "X", "s", ".")
 MOST_PLACES = 60  # of a kind: a picture of more is a smear, and every place costs a look by the network
 WIDTH_MM = 32.0
+LEAST_SHOWN = 0.001  # probability: on a linear scale, all but the strongest answer of a single level looks empty
 MOST_REMOVED = 10
 
 Cases = Mapping[str, PreparedCase]
@@ -105,7 +106,7 @@ def draw_features(variants: Mapping[str, tuple[Model, Sequence[Place]]], cases: 
         from sklearn.manifold import TSNE
     except ImportError:
         raise InputError("The map of feature vectors needs scikit-learn. " + REMEDY) from None
-    figure = new_figure(4.2 * len(variants), 4.6)
+    figure = new_figure(4.2 * len(variants), 4.6 if len(variants) > 1 else 4.9)
     handles: dict[str, Any] = {}
     for axes, (name, (model, chosen)) in zip(
         figure.subplots(1, len(variants), squeeze=False)[0], variants.items(), strict=True
@@ -121,8 +122,10 @@ def draw_features(variants: Mapping[str, tuple[Model, Sequence[Place]]], cases: 
             points = flat[kinds == kind]
             handles[kind] = axes.scatter(*points.T, marker=mark, s=26, color=color, linewidths=0, label=kind)
         axes.set(title=name, xticks=[], yticks=[])
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(KINDS), frameon=False)
-    _save(figure, path)
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=4 if len(variants) > 1 else 2, frameon=False
+    )
+    figure.savefig(path)
 
 
 def draw_levels(
@@ -140,7 +143,7 @@ def draw_levels(
             maps |= {f"{plain[0]}\n{title}": values for title, values in level_maps(plain[1], crop).items()}
         drawn.append((place, crop, maps))
     columns = 2 + len(drawn[0][2])
-    figure = new_figure(1.65 * columns + 0.8, 1.9 * len(rows) + 0.5)
+    figure = new_figure(1.65 * columns + 0.8, 1.72 * len(rows) + 0.4)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     heat = None
     for line, (place, crop, maps) in zip(grid, drawn, strict=True):
@@ -148,25 +151,35 @@ def draw_levels(
         _slice(line[0], swi, crop, (1.0, 1.0, 1.0), "gray", (-0.8, 0.4))
         _slice(line[1], phase, crop, (1.0, 1.0, 1.0), "gray", (-0.4, 0.4))
         for axes, values in zip(line[2:], maps.values(), strict=True):
-            heat = _slice(axes, values, crop, STRIDE, "viridis", (0.0, 1.0))
+            heat = _slice(axes, values, crop, STRIDE, "viridis", (LEAST_SHOWN, 1.0), norm="log")
         line[0].set_ylabel(f"{place.kind}\n{place.note}")
     for axes, title in zip(grid[0], ["SWI", "phase", *drawn[0][2]], strict=True):
         axes.set_title(title, fontsize=9)
     figure.colorbar(heat, ax=grid[:, -1], label="probability", shrink=0.8)
-    _save(figure, path)
+    figure.savefig(path)
 
 
 def _slice(
-    axes: Any, values: npt.NDArray, crop: Crop, step: tuple[float, ...], colors: str, window: tuple[float, float]
+    axes: Any,
+    values: npt.NDArray,
+    crop: Crop,
+    step: tuple[float, ...],
+    colors: str,
+    window: tuple[float, float],
+    norm: str = "linear",
 ) -> Any:
-    """Show the axial slice through a crop's place, `WIDTH_MM` wide, as radiologists see it; the place is ringed."""
+    """Show the axial slice through a crop's place, `WIDTH_MM` wide, as radiologists see it; the place is ringed.
+
+    Of a probability map, the largest of three slices: the cell that answers may be the one above or below.
+    """
     spacing = np.multiply(step, SPACING_MM)
     first = (np.asarray(step) - 1) / 2 * SPACING_MM  # center of the first cell
     level = int(np.clip(np.rint((crop.place_mm[2] - first[2]) / spacing[2]), 0, values.shape[2] - 1))
     low, high = first[:2] - spacing[:2] / 2, first[:2] + spacing[:2] * (np.array(values.shape[:2]) - 0.5)
+    shown = values[:, :, level] if norm == "linear" else values[:, :, max(level - 1, 0) : level + 2].max(axis=2)
     image = axes.imshow(
-        values[:, :, level].T, origin="lower", extent=(low[0], high[0], low[1], high[1]), cmap=colors,
-        vmin=window[0], vmax=window[1], interpolation="nearest",
+        shown.T.clip(*window), origin="lower", extent=(low[0], high[0], low[1], high[1]), cmap=colors,
+        norm=norm, clim=window, interpolation="nearest",
     )  # fmt: skip
     r, a, _ = crop.place_mm
     axes.plot([r], [a], "o", markersize=17, markerfacecolor="none", markeredgecolor="#E69F00", markeredgewidth=1.2)
@@ -215,7 +228,7 @@ def draw_removed(pairs: Sequence[tuple[Evaluated, Candidate]], cases: Cases, pat
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write a picture in 256 colors: a third of the size, and no difference to the eye."""
+    """Write a picture of many gray crops in 256 colors: a third of the size."""
     figure.savefig(path)
     with Image.open(path) as picture:
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
