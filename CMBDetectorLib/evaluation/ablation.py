@@ -110,6 +110,7 @@ def ablate(
         "cases": len(test),
         "heads": sorted({case.truth["head"] for case in test}),
         "validation_cases": len(validation),
+        "validation_heads": sorted({case.truth["head"] for case in validation}),
         "variants": {name: _figures(outcome) for name, outcome in outcomes.items()},
         "at_equal_sensitivity": _comparisons(outcomes),
     }
@@ -228,7 +229,8 @@ def at_equal_sensitivity(
         sensitivity = other.sensitivity_at(level)
         before = other.false_positives_at(sensitivity)
         after = ours.curve(times).false_positives_at(sensitivity)
-        return sensitivity, before, after, after / before - 1 if before else float("nan")
+        defined = sensitivity > 0 and before > 0  # a sensitivity of 0 is reached by nothing at all
+        return sensitivity, before, after, after / before - 1 if defined else float("nan")
 
     sensitivity, before, after, relative = change(None)
     resampled = [change(np.bincount(drawn, minlength=len(heads)))[3] for drawn in draws(heads, resamples=resamples)]

@@ -48,6 +48,7 @@ def draw(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                   title="precision and recall")  # fmt: skip
     per_case.set(ylim=(0, 1.02), xlabel="false positives of a case", ylabel="share of cases with so many or fewer",
                  title="false positives at the threshold")  # fmt: skip
+    per_case.xaxis.get_major_locator().set_params(integer=True)
     for axes in (free_response, precision, per_case):
         axes.grid(alpha=0.3)
     figure.legend(*per_case.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)

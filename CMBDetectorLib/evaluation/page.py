@@ -47,14 +47,16 @@ def _head(content: dict[str, Any]) -> str:
     lesions = next(iter(reports.values()))["lesions"]
     free = sum(row["lesions"] == 0 for row in next(iter(reports.values()))["per_case"])
     chosen = [f"{name}: {report['choice']}" for name, report in reports.items() if report["choice"]]
+    others = not set(content["heads"]) & set(content["validation_heads"])
     return (
         "# What each part of the detector brings\n\n"
         f"{content['cases']} simulated test cases ({free} without microbleeds) of {len(content['heads'])} heads "
         f"({', '.join(content['heads'])}) with {lesions} microbleeds. A detection counts when its center lies within "
         f"5 mm of a lesion's, one detection per lesion. Each variant's threshold is the lowest that gives at most "
         f"{ALLOWED_FALSE_POSITIVES} false positives per case on {content['validation_cases']} validation cases of "
-        "other heads. Brackets: 95 % intervals from 2,000 resamples of heads, then of cases in each; with few heads "
-        "they are wide." + (f" Chosen on validation, too: {'; '.join(chosen)}." if chosen else "")
+        f"{'other' if others else 'the same'} heads. Brackets: 95 % intervals from 2,000 resamples "
+        "of heads, then of cases in each; with few heads they are wide."
+        + (f" Chosen on validation, too: {'; '.join(chosen)}." if chosen else "")
     )
 
 
@@ -110,6 +112,7 @@ def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
         [
             row["variant"],
             row["reference"],
+            f"{row['reference_false_positives_at_most']:g}",
             _percent(row["sensitivity"]),
             _number(row["reference_false_positives"]),
             "not reached" if row["false_positives"] is None else _number(row["false_positives"]),
@@ -117,10 +120,10 @@ def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
         ]
         for row in comparisons
     ]
-    titles = ["variant", "against", "sensitivity, %", "FP per case there", "FP per case here", "change, %"]
+    titles = ["variant", "against", "at most", "sensitivity, %", "FP per case there", "FP per case here", "change, %"]
     return (
         "## False positives at equal sensitivity\n\n"
-        "The sensitivity is what the other variant has with at most 0.5, and at most 1, false positives per case.\n\n"
+        "The sensitivity is what the other variant has with at most so many false positives per case.\n\n"
         + _table(titles, rows)
     )
 
@@ -205,8 +208,8 @@ def _removed(outcome: Outcome, cases: Mapping[str, PreparedCase], images: Path) 
     pairs = pictures.removed(outcome.done, outcome.threshold)
     lost = sum(pictures.is_lesion(case, candidate) for case, candidate in pairs)
     count = (
-        f"At the threshold anatomy removes {len(pairs)} candidates from {len(outcome.done)} cases; at {lost} of them "
-        "there is a true lesion."
+        f"Candidates that anatomy removes at the threshold, in {len(outcome.done)} cases: {len(pairs)}. Of them true "
+        f"lesions: {lost}."
     )
     if not pairs:
         pairs = pictures.removed(outcome.done, 0.0)

@@ -175,6 +175,7 @@ def test_false_positives_are_compared_at_the_sensitivity_of_the_reference() -> N
     worse = outcome("worse", case("a1", 2), case("b1", 0))
     missing = at_equal_sensitivity(worse, FIRST, 1.0, resamples=50)
     assert missing["false_positives"] is None and missing["change"] is None
+    assert at_equal_sensitivity(FIRST, worse, 1.0, resamples=50)["change"] is None, "nothing to be equal to"
 
 
 def test_what_a_method_leaves_open_is_decided_by_sensitivity_on_validation() -> None:
@@ -250,7 +251,7 @@ def test_the_page_shows_every_variant_and_draws_what_it_can(tmp_path: Path) -> N
     }
     ends = dict.fromkeys(("0.25", "0.5", "1", "2", "4"), (0.1, None))
     content = {
-        "cases": 2, "heads": ["a", "b"], "validation_cases": 3,
+        "cases": 2, "heads": ["a", "b"], "validation_cases": 3, "validation_heads": ["c"],
         "variants": {
             name: {"choice": "", "intervals_at_false_positives": ends, **found.report}
             for name, found in outcomes.items()
@@ -260,7 +261,7 @@ def test_the_page_shows_every_variant_and_draws_what_it_can(tmp_path: Path) -> N
         ],
     }  # fmt: skip
     page = write_page(Ablation(content, outcomes, cases), tmp_path).read_text()
-    assert "| RPN+FFM | RPN | 100.0 | 1.00 | 0.50 | -50 [" in page
+    assert "| RPN+FFM | RPN | 1 | 100.0 | 1.00 | 0.50 | -50 [" in page
     for name in ("froc", "features", "levels", "removed"):
         assert f"(images/ablation-{name}.png)" in page
         with Image.open(tmp_path / "images" / f"ablation-{name}.png") as picture:
