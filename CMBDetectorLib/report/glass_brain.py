@@ -11,7 +11,7 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from CMBDetectorLib.regions import REGION_COLORS, SUB_REGIONS, Region
-from CMBDetectorLib.report.picture import View, brain_box
+from CMBDetectorLib.report.picture import VIEWS, View, brain_box
 from CMBDetectorLib.volume import Volume
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -23,45 +23,48 @@ DOT = 5  # radius, pixels
 FINER = 3  # drawn larger and shrunk: PIL draws lines without smoothing
 
 
-def draw_glass_brain(regions: Volume, dots: Sequence[Dot], view: View, size: int, font: Font) -> Image.Image:
-    """Draw outlines of the regions, projected along one view, and the dots; a square of `size` pixels.
+def draw_glass_brain(regions: Volume, dots: Sequence[Dot], size: int, font: Font) -> dict[View, Image.Image]:
+    """Draw outlines of the regions, projected along each of the three views, and the dots; squares of `size` pixels.
 
-    All views of one volume have one scale.
+    All views have one scale.
     """
     ordered = regions.in_ras_order()
     low, high = brain_box(ordered)
-    middle_mm = (low + high) / 2 * ordered.spacing_mm
     scale = 0.84 * size / float(((high - low + 1) * ordered.spacing_mm).max())
+    # One bit per group, so that one pass over the labels projects them all.
+    group_of_label = np.array([0, *(1 << list(Region).index(sub.region) for sub in SUB_REGIONS)], np.uint8)
+    groups = group_of_label[ordered.array]
+    pictures = {}
+    for view in VIEWS:
 
-    def pixel(index: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Give the place in the picture of voxel indices (..., 3), in RAS order."""
-        mm = np.asarray(index, float) * ordered.spacing_mm - middle_mm
-        return size / 2 - scale * mm[..., [view.across, view.up]]
+        def pixel(index: npt.ArrayLike, view: View = view) -> npt.NDArray[np.float64]:
+            """Give the place in the picture of voxel indices (..., 3), in RAS order."""
+            mm = (np.asarray(index, float) - (low + high) / 2) * ordered.spacing_mm
+            return size / 2 - scale * mm[..., [view.across, view.up]]
 
-    large = Image.new("RGB", (size * FINER, size * FINER))
-    draw = ImageDraw.Draw(large)
-    draw.rectangle((0, 0, *large.size), fill=(0, 0, 0))
-    groups = {region: [sub.label for sub in SUB_REGIONS if sub.region is region] for region in Region}
-    for mask, fill, line in (
-        (ordered.array > 0, BRAIN, (90, 90, 96)),
-        *((np.isin(ordered.array, labels), None, _dimmed(REGION_COLORS[region])) for region, labels in groups.items()),
-    ):
-        for contour in _outlines(mask, view, ordered.spacing_mm):
-            points = [tuple(point) for point in (pixel(contour) * FINER).tolist()]
-            draw.polygon(points, fill=fill)
-            draw.line(points, fill=line, width=FINER)
-    places = [pixel(ordered.ijk_of(center)) for _, center, _ in dots]
-    for place, (_, _, color) in zip(places, dots, strict=True):
-        box = [*((place - DOT) * FINER), *((place + DOT) * FINER)]
-        draw.ellipse(box, fill=color, outline=(0, 0, 0), width=FINER)
-    picture = large.resize((size, size), Image.Resampling.LANCZOS)
-    _number(picture, places, [str(number) for number, _, _ in dots], font)
-    return picture
+        large = Image.new("RGB", (size * FINER, size * FINER))
+        draw = ImageDraw.Draw(large)
+        shadow = np.bitwise_or.reduce(groups, axis=view.through)
+        for mask, fill, line in (
+            (shadow > 0, BRAIN, (90, 90, 96)),
+            *((shadow & (1 << n) > 0, None, _dimmed(REGION_COLORS[region])) for n, region in enumerate(Region)),
+        ):
+            for contour in _outlines(mask, view, ordered.spacing_mm):
+                points = [tuple(point) for point in (pixel(contour) * FINER).tolist()]
+                draw.polygon(points, fill=fill)
+                draw.line(points, fill=line, width=FINER)
+        places = [pixel(ordered.ijk_of(center)) for _, center, _ in dots]
+        for place, (_, _, color) in zip(places, dots, strict=True):
+            box = [*((place - DOT) * FINER), *((place + DOT) * FINER)]
+            draw.ellipse(box, fill=color, outline=(0, 0, 0), width=FINER)
+        pictures[view] = large.resize((size, size), Image.Resampling.LANCZOS)
+        _number(pictures[view], places, [str(number) for number, _, _ in dots], font)
+    return pictures
 
 
-def _outlines(mask: npt.NDArray[np.bool_], view: View, spacing_mm: npt.NDArray[np.float64]) -> list[npt.NDArray]:
-    """Trace the projected mask, smoothed by 1.5 mm, as closed contours of voxel indices (N, 3)."""
-    shadow = mask.any(axis=view.through)  # its axes: the lower-numbered of across and up first, as in VIEWS
+def _outlines(shadow: npt.NDArray[np.bool_], view: View, spacing_mm: npt.NDArray[np.float64]) -> list[npt.NDArray]:
+    """Trace a projected mask, smoothed by 1.5 mm, as closed contours of voxel indices (N, 3)."""
+    # Its axes: the lower-numbered of across and up first, as in VIEWS.
     soft = ndimage.gaussian_filter(np.pad(shadow, 4).astype(float), 1.5 / spacing_mm[[view.across, view.up]])
     contours = []
     for line in find_contours(soft, 0.5):

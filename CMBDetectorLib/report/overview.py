@@ -60,7 +60,7 @@ def write_overview(result: Result, path: Path, tell: Callable[[float], None] = l
     A page without counted candidates shows six slices of what was searched instead. Patient's left is on the right.
     `tell` hears the share drawn, 0-1, before each row, and may raise `Cancelled`.
     """
-    overview(result, tell).save(path, format="PNG")
+    overview(result, tell).save(path, format="PNG", compress_level=3)  # half the time of 6 for a tenth more bytes
 
 
 def overview(result: Result, tell: Callable[[float], None] = lambda fraction: None) -> Image.Image:
@@ -151,9 +151,9 @@ def _header(result: Result, width: int) -> Image.Image:
         y = _write(draw, (MARGIN, y), f"{excluded} excluded by anatomy", 16, PLAIN)
     _write(draw, (MARGIN, y + 6), NOT_REVIEWED if result.reported else "", 14, WARNING, TEXT - 20)
     dots = [(c.number, c.center_ras_mm, _color(c)) for c in result.reported]
-    for index, view in enumerate(VIEWS):
+    for index, (view, picture) in enumerate(draw_glass_brain(result.regions, dots, MAP, _font(15)).items()):
         x = MARGIN + TEXT + index * (MAP + GAP)
-        block.paste(draw_glass_brain(result.regions, dots, view, MAP, _font(15)), (x, MARGIN))
+        block.paste(picture, (x, MARGIN))
         _letters(draw, view, (x, MARGIN), MAP)
         draw.text((x, MARGIN + MAP + 3), f"all candidates, {view.name}", font=_font(14), fill=DIM)
     return block

@@ -75,8 +75,11 @@ def _brain_values(volume: Volume, regions: Volume) -> Values:
 
 def brain_box(regions: Volume) -> tuple[Values, Values]:
     """Find the first and last voxel index (3,) of the regions along each axis; of the whole grid when all are 0."""
-    boxes = ndimage.find_objects((regions.array > 0).astype(np.uint8)) or [tuple(map(slice, regions.array.shape))]
-    return np.array([side.start or 0.0 for side in boxes[0]]), np.array([side.stop - 1.0 for side in boxes[0]])
+    inside = regions.array > 0
+    shadows = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not shadows[0].size:
+        return np.zeros(3), np.array(inside.shape) - 1.0
+    return np.array([float(shadow[0]) for shadow in shadows]), np.array([float(shadow[-1]) for shadow in shadows])
 
 
 def body_axes(volume: Volume) -> Values:
@@ -123,22 +126,7 @@ def plane(
     ndarray
         (pixels, pixels), first row on top; NaN outside the volume.
     """
-    steps = (np.arange(pixels) + 0.5) / pixels * width_mm - width_mm / 2
-    points = (
-        np.asarray(center_ras_mm, float)
-        - axes[view.across] * steps[None, :, None]
-        - axes[view.up] * steps[:, None, None]
-        + axes[view.through] * offset_mm
-    )
-    ijk = volume.ijk_of(points)
-    # Only the block around the plane is converted and filtered: a whole scan would cost a second per tile.
-    margin = 4
-    low = np.clip(np.floor(ijk.min(axis=(0, 1))).astype(int) - margin, 0, np.array(volume.array.shape) - 1)
-    high = np.clip(np.ceil(ijk.max(axis=(0, 1))).astype(int) + margin + 1, low + 1, volume.array.shape)
-    block = volume.array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float64)
-    values = ndimage.map_coordinates(block, np.moveaxis(ijk - low, -1, 0), order=order, mode="nearest")
-    outside = ((ijk < -0.5) | (ijk > np.array(volume.array.shape) - 0.5)).any(axis=-1)
-    return np.where(outside, np.nan, values)
+    return _slab(volume, center_ras_mm, view, axes, width_mm, pixels, np.array([offset_mm]), order)[..., 0]
 
 
 def minimum_slab(
@@ -152,12 +140,41 @@ def minimum_slab(
     thickness_mm: float,
 ) -> Values:
     """Take the minimum over a slab (minIP): veins run on through it, a microbleed stays round. Else as `plane`."""
-    planes = [
-        # Order 1: a spline falls below the values it runs through, and a minimum would collect just that.
-        plane(volume, center_ras_mm, view, axes, width_mm=width_mm, pixels=pixels, offset_mm=float(offset), order=1)
-        for offset in np.arange(-thickness_mm / 2, thickness_mm / 2 + 0.5, 1.0)
-    ]
-    return np.fmin.reduce(planes)  # ignores NaN beyond the first and last slice
+    offsets_mm = np.arange(-thickness_mm / 2, thickness_mm / 2 + 0.5, 1.0)
+    # Order 1: a spline falls below the values it runs through, and a minimum would collect just that.
+    slab = _slab(volume, center_ras_mm, view, axes, width_mm, pixels, offsets_mm, order=1)
+    return np.fmin.reduce(slab, axis=-1)  # ignores NaN beyond the first and last slice
+
+
+def _slab(
+    volume: Volume,
+    center_ras_mm: npt.ArrayLike,
+    view: View,
+    axes: Values,
+    width_mm: float,
+    pixels: int,
+    offsets_mm: Values,
+    order: int,
+) -> Values:
+    """Cut parallel planes, `offsets_mm` (evenly spaced) from the point: (pixels, pixels, planes), NaN outside."""
+    pixel_mm, first_mm = width_mm / pixels, (1 / pixels - 1) * width_mm / 2
+    gap_mm = offsets_mm[1] - offsets_mm[0] if len(offsets_mm) > 1 else 0.0
+    steps_mm = np.stack([-axes[view.up] * pixel_mm, -axes[view.across] * pixel_mm, axes[view.through] * gap_mm])
+    corner_mm = center_ras_mm - (axes[view.up] + axes[view.across]) * first_mm + axes[view.through] * offsets_mm[0]
+    to_ijk, start = np.linalg.inv(volume.ijk_to_ras[:3, :3]) @ steps_mm.T, volume.ijk_of(corner_mm)
+
+    shape, last = (pixels, pixels, len(offsets_mm)), np.array(volume.array.shape) - 1
+    corners = start + np.stack(np.meshgrid(*([0, n - 1] for n in shape), indexing="ij"), -1).reshape(-1, 3) @ to_ijk.T
+    # Only the block around the planes is filtered: a whole scan would cost a second per tile.
+    margin = 4
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int) - margin, 0, last)
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + margin, low, last) + 1
+    block = volume.array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    values = ndimage.affine_transform(block, to_ijk, start - low, shape, float, order, mode="nearest")
+    if (corners < -0.5).any() or (corners > last + 0.5).any():
+        ijk = start + np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) @ to_ijk.T
+        values[((ijk < -0.5) | (ijk > last + 0.5)).any(axis=-1)] = np.nan
+    return values
 
 
 def gray(values: Values, window: Window) -> Gray:

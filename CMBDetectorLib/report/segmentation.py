@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
@@ -39,7 +40,8 @@ def write_segmentation(regions: Volume, path: Path) -> None:
             image.SetMetaData(f"Segment{index}_{key}", value)
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
-        whole = sitk.Hash(sitk.ReadImage(str(path))) == sitk.Hash(image)
+        written = sitk.ReadImage(str(path))
+        whole = np.array_equal(*map(sitk.GetArrayViewFromImage, (written, image)))
     except RuntimeError:
         whole = False
     if not whole:  # on a full disk, ITK may cut the file short and report success
