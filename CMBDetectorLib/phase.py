@@ -18,11 +18,12 @@ import torch
 from scipy import fft, ndimage
 from skimage.measure import block_reduce
 
-from CMBDetectorLib.preprocessing import brain_box, crop, local_mean, on_grid
+from CMBDetectorLib.preprocessing import apply, brain_box, crop, local_mean, maps, on_grid
 from CMBDetectorLib.volume import Volume, closest_axes
 
 PASS_BELOW_MM = 8.0  # wavelength at which the low-pass ends: a Hann window of 64 pixels for a field of view of 256 mm
 POLARITY_SPACING_MM = (1.0, 1.0, 1.0)
+SHADING_SPACING_MM = (2.0, 2.0, 2.0)  # fine enough for a local mean over centimeters
 VEIN_MM = 5.0  # dark structures thinner than this count as veins
 EDGE_MM = 8.0  # nearer to the brain's surface, air and bone outweigh the veins
 PART_MM = 24  # the brain is judged in cubes of this size
@@ -74,19 +75,19 @@ def high_pass(phase_rad: npt.NDArray, weight: npt.NDArray, ijk_to_ras: npt.NDArr
     axes = closest_axes(ijk_to_ras[:3, :3] / spacing_mm)  # ties of spacing end the same way however stored
     slice_axis = max(axes, key=lambda axis: (round(float(spacing_mm[axis]), 3), axes.index(axis)))
     plane = [axis for axis in range(3) if axis != slice_axis]
-    angle = torch.from_numpy(np.moveaxis(np.asarray(phase_rad, np.float32), slice_axis, 0).copy())
-    strength = torch.from_numpy(np.moveaxis(np.asarray(weight, np.float32), slice_axis, 0).copy())
+    angles, strengths = (np.moveaxis(np.asarray(a, np.float32), slice_axis, 0) for a in (phase_rad, weight))
 
-    frequency = [torch.fft.fftfreq(angle.shape[1 + n], float(spacing_mm[axis])) for n, axis in enumerate(plane)]
+    frequency = [torch.fft.fftfreq(angles.shape[1 + n], float(spacing_mm[axis])) for n, axis in enumerate(plane)]
     radius = torch.hypot(frequency[0][:, None], frequency[1][None, :]) * PASS_BELOW_MM
     hann = torch.where(radius < 1, 0.5 + 0.5 * torch.cos(torch.pi * radius), 0.0)
 
-    filtered = torch.empty_like(angle)
-    for k in range(len(angle)):
-        image = torch.polar(strength[k].clamp(min=0), angle[k])
+    filtered = np.empty_like(angles)
+    for k in range(len(angles)):  # slice by slice: complex images of a whole scan would be its largest arrays
+        angle, strength = (torch.from_numpy(np.ascontiguousarray(array[k])) for array in (angles, strengths))
+        image = torch.polar(strength.clamp(min=0), angle)
         low = torch.fft.ifft2(torch.fft.fft2(image) * hann)
-        filtered[k] = (torch.polar(torch.ones_like(angle[k]), angle[k]) * low.conj()).angle()
-    return np.moveaxis(filtered.numpy(), 0, slice_axis)
+        filtered[k] = (torch.polar(torch.ones_like(angle), angle) * low.conj()).angle()
+    return np.moveaxis(filtered, 0, slice_axis)
 
 
 def measure_polarity(phase_filtered: npt.NDArray, swi: Volume, brain: Volume) -> tuple[str, float]:
@@ -120,7 +121,10 @@ def measure_polarity(phase_filtered: npt.NDArray, swi: Volume, brain: Volume) ->
     deep = ndimage.minimum_filter(mask, size=_odd(2 * EDGE_MM), mode="constant")
     if not deep.any():
         return "bright", 0.0
-    flat = np.where(mask, dark.array / local_mean(dark.array, mask, POLARITY_SPACING_MM), 1)
+    coarse = [on_grid(v, SHADING_SPACING_MM) for v in (dark, inside)]
+    shading = local_mean(coarse[0].array, coarse[1].array, SHADING_SPACING_MM)
+    to_dark = maps(coarse[0].ijk_to_ras, shading.shape, dark.ijk_to_ras, dark.array.shape)
+    flat = np.where(mask, dark.array / apply(to_dark, shading), np.float32(1))
     veins = (ndimage.grey_closing(flat, size=_odd(VEIN_MM)) - flat) * mask
     veins[veins < np.percentile(veins[deep], 90)] = 0
     threads = torch.get_num_threads()
@@ -158,7 +162,9 @@ def prepare(phase: Volume, swi: Volume, brain: Volume, polarity: str = "auto") -
                 f"The sign of the phase is uncertain: veins look {used} in only {confidence:.0%} of the brain's parts. "
                 "Look at a vein on the phase image and set the polarity by hand."
             )
-    return PreparedPhase(swi.with_array(filtered if used == "bright" else -filtered), used, notice)
+    if used == "dark":
+        np.negative(filtered, out=filtered)
+    return PreparedPhase(swi.with_array(filtered), used, notice)
 
 
 def _dipole(shape: tuple[int, ...], ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray:

@@ -25,21 +25,24 @@ def to_radians(phase: Volume) -> tuple[Volume, str]:
     """
     values = np.asarray(phase.array, dtype=np.float32)
     finite = np.isfinite(values)
-    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    numbers = values if finite.all() else values[finite]
+    low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
     found = f"The phase of {phase.source or 'this image'} runs from {low:.6g} to {high:.6g}"
     if low == high:
         raise InputError(f"{found}: it is constant. Choose the phase image that belongs to the SWI.")
-    known = known_scale(low, high, whole=bool(np.all(values[finite][:: max(1, finite.sum() // 100_000)] % 1 == 0)))
+    some = numbers.ravel(order="K")[:: max(1, numbers.size // 100_000)]
+    known = known_scale(low, high, whole=bool(np.all(some % 1 == 0)))
     if known is None:
         raise InputError(
             f"{found}, which is no range known for phase. Give wrapped phase in radians, degrees, or the scanner's "
             "integers (such as 0 to 4095)."
         )
     zero, pi, name = known
-    radians = (np.where(finite, values, np.float32(zero)) - np.float32(zero)) * np.float32(np.pi / pi)
-    if np.abs(radians).max() > np.pi:
-        radians = (radians + np.pi) % (2 * np.pi) - np.pi
-    return phase.with_array(radians.astype(np.float32)), f"{found}; it was read as {name}."
+    radians = (values - np.float32(zero)) * np.float32(np.pi / pi)
+    radians[~finite] = 0
+    beyond = np.abs(radians) > np.float32(np.pi)
+    radians[beyond] = (radians[beyond] + np.pi) % (2 * np.pi) - np.pi
+    return phase.with_array(radians), f"{found}; it was read as {name}."
 
 
 def known_scale(low: float, high: float, whole: bool) -> tuple[float, float, str] | None:
