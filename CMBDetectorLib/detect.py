@@ -1,24 +1,30 @@
-"""Where the detector sees microbleeds: tile by tile over the brain, one detection per lesion."""
+"""Where the detector sees microbleeds: over the brain at once or tile by tile, one detection per lesion."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from CMBDetectorLib.errors import DeviceMemoryError
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, SPACING_MM, STRIDE, decode
 from CMBDetectorLib.preprocessing import NetworkInput
 
 Progress = Callable[[str, float, str], None]
 Span = tuple[int, int]  # from, to (exclusive)
+Boxes = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
-# In blocks of `MULTIPLE` voxels, 16 mm each: a tile reads about 128 mm, of which it shares one block per neighbor.
-TILE_BLOCKS = 8
+# In blocks of `MULTIPLE` voxels, 16 mm each: a tile shares one block with each neighbor.
 HALO_BLOCKS = 1
+# What a tile may read, tried in turn until it fits into memory. Almost every brain is one tile: the halo of two would
+# cost a sixth of the time. The least is a cube of 80 mm.
+TILE_BLOCKS = (1400, 400, 125)
 MOST = 300  # candidates of a scan: nobody reads more, and a network may answer weakly in thousands of places
 NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 
@@ -50,8 +56,14 @@ class Tile:
     kept: tuple[Span, Span, Span]
 
 
-def detect(model: Model, network_input: NetworkInput, floor: float, progress: Progress) -> list[Detection]:
-    """Search a scan.
+def detect(
+    model: Model,
+    network_input: NetworkInput,
+    floor: float,
+    progress: Progress,
+    announce: Callable[[str], None] = lambda notice: None,
+) -> list[Detection]:
+    """Search a scan, in smaller parts where the device has too little memory.
 
     Parameters
     ----------
@@ -63,22 +75,34 @@ def detect(model: Model, network_input: NetworkInput, floor: float, progress: Pr
         Lowest probability to keep, 0-1.
     progress : callable
         Called as ``progress("detect", fraction, message)`` before every tile; may raise `errors.Cancelled`.
+    announce : callable
+        Is told in a sentence when the parts had to be smaller than usual.
 
     Returns
     -------
     list of Detection
         By falling probability, one per lesion, the strongest 300 (`keep_strongest`).
+
+    Raises
+    ------
+    DeviceMemoryError
+        Not even the smallest parts fit.
     """
     array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
-    todo = [tile for tile in tiles(array.shape[1:]) if _part(array[:1], tile.kept).any()]
-    answers = []
-    for done, tile in enumerate(todo):
-        progress("detect", done / len(todo), f"Searching part {done + 1} of {len(todo)}")
-        answers.append(_search(model, array, tile, floor))
+    for largest in TILE_BLOCKS:
+        try:
+            boxes = _boxes(model, array, largest, floor, progress)
+            break
+        except torch.OutOfMemoryError:  # what a GPU raises
+            progress("detect", 0.0, "Too little memory; searching in smaller parts")
+    else:
+        raise DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.")
+    if largest != TILE_BLOCKS[0]:
+        announce("The memory of the GPU was scarce, so the brain was searched in smaller parts.")
     progress("detect", 1.0, "Searched the whole brain")
-    if not answers:
+    if boxes is None:
         return []
-    probability, center_mm, diameter_mm = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    probability, center_mm, diameter_mm = boxes
     kept = keep_strongest(probability, center_mm, diameter_mm)
     matrix = network_input.ijk_to_ras
     center_ras_mm = (center_mm[kept] / SPACING_MM) @ matrix[:3, :3].T + matrix[:3, 3]
@@ -108,23 +132,29 @@ def keep_strongest(
     return np.array(kept, dtype=np.intp)
 
 
-def tiles(shape: tuple[int, ...]) -> Iterator[Tile]:
-    """Cut an input of (R, A, S) voxels into tiles of about equal size.
+def tiles(shape: tuple[int, ...], largest: int = TILE_BLOCKS[0]) -> Iterator[Tile]:
+    """Cut an input of (R, A, S) voxels into as few tiles of about equal size as may read `largest` blocks each.
 
     The kept parts cover everything once. Every tile starts at a multiple of `MULTIPLE`, so that the network's pooling
     falls on the same voxels in every tile; the last ones may reach beyond the input.
     """
-    axes = [list(_spans(-(-length // multiple), multiple)) for length, multiple in zip(shape, MULTIPLE, strict=True)]
-    for r in axes[0]:
-        for a in axes[1]:
-            for s in axes[2]:
-                yield Tile((r[0], a[0], s[0]), (r[1], a[1], s[1]))
+    blocks = [-(-length // multiple) for length, multiple in zip(shape, MULTIPLE, strict=True)]
+    counts = [1, 1, 1]
+    while True:
+        axes = [list(_spans(*axis)) for axis in zip(blocks, counts, MULTIPLE, strict=True)]
+        longest = [
+            max(stop - start for (start, stop), _ in spans) // m for spans, m in zip(axes, MULTIPLE, strict=True)
+        ]
+        if math.prod(longest) <= largest or counts == blocks:
+            break
+        axis = max((axis for axis in range(3) if counts[axis] < blocks[axis]), key=lambda axis: longest[axis])
+        counts[axis] += 1
+    for r, a, s in product(*axes):
+        yield Tile((r[0], a[0], s[0]), (r[1], a[1], s[1]))
 
 
-def _spans(blocks: int, multiple: int) -> Iterator[tuple[Span, Span]]:
-    """(read, kept) voxels of the tiles along one axis."""
-    # The outermost tiles have a halo on one side only, which leaves room for two blocks more.
-    count = max(1, -(-(blocks - 2 * HALO_BLOCKS) // (TILE_BLOCKS - 2 * HALO_BLOCKS)))
+def _spans(blocks: int, count: int, multiple: int) -> Iterator[tuple[Span, Span]]:
+    """(read, kept) voxels of at most `count` tiles along one axis."""
     size = -(-blocks // count)
     for start in range(0, blocks, size):
         stop = min(start + size, blocks)
@@ -136,9 +166,20 @@ def _part(array: torch.Tensor, spans: tuple[Span, Span, Span]) -> torch.Tensor:
     return array[(slice(None), *(slice(*span) for span in spans))]
 
 
-def _search(
-    model: Model, array: torch.Tensor, tile: Tile, floor: float
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _boxes(model: Model, array: torch.Tensor, largest: int, floor: float, progress: Progress) -> Boxes | None:
+    """Boxes of all tiles, duplicates included; None where no tile has any brain."""
+    todo = [tile for tile in tiles(array.shape[1:], largest) if _part(array[:1], tile.kept).any()]
+    found = []
+    for done, tile in enumerate(todo):
+        progress("detect", done / len(todo), f"Searching part {done + 1} of {len(todo)}")
+        found.append(_search(model, array, tile, floor))
+    if not found:
+        return None
+    probability, center_mm, diameter_mm = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return probability, center_mm, diameter_mm
+
+
+def _search(model: Model, array: torch.Tensor, tile: Tile, floor: float) -> Boxes:
     """Probability (N,), center (N, 3) in mm from the center of voxel 0, and diameter (N,) of the boxes in one tile."""
     x = torch.zeros((1, len(array), *(stop - start for start, stop in tile.read)))
     part = _part(array, tile.read)

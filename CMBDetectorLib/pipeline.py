@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,9 +18,10 @@ import torch
 from CMBDetectorLib import __version__
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.detect import Detection, detect
-from CMBDetectorLib.errors import InputError, ModelError
+from CMBDetectorLib.errors import DeviceMemoryError, InputError, ModelError
 from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
 from CMBDetectorLib.localize import Segmentation, locate
+from CMBDetectorLib.memory import available_gb, require_memory_for
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.phase import PreparedPhase, prepare
 from CMBDetectorLib.preflight import check
@@ -26,9 +30,10 @@ from CMBDetectorLib.request import FLOOR, DetectionRequest, Settings
 from CMBDetectorLib.result import InputFile, Provenance, Result, number
 from CMBDetectorLib.segment import segment
 from CMBDetectorLib.stages import STAGES
-from CMBDetectorLib.volume import Volume, read_volume
+from CMBDetectorLib.volume import Volume, read_volume, voxels_in
 
 Progress = Callable[[str, float, str], None]
+Answer = TypeVar("Answer")
 
 LEAST_BRAIN_ML = 100.0  # less than any brain: the segmenter found none
 
@@ -49,6 +54,8 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
     ------
     InputError, ModelError
         What cannot be searched, or with what, in a sentence for the user.
+    OutOfMemoryError
+        The scan is too large for the memory that is free.
     """
     with _threads(request.settings.threads):
         return _run(request, progress, models_dir)
@@ -57,22 +64,36 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
 def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None) -> Result:
     settings = request.settings
     seconds: dict[str, float] = {}
+    notices: list[str] = []
+    load = partial(load_model, models_dir=models_dir)
 
     with _timed("read", seconds, progress):
-        detector = load_model("detector", device=settings.device, models_dir=models_dir)
+        free_gb, voxels = available_gb(), voxels_in(request.swi)
+        if voxels is not None:
+            require_memory_for(voxels, request.swi, free_gb)
+        detector = load("detector", device=settings.device)
         least = threshold(settings, detector)
-        segmenter = load_model("segmenter", device=settings.device, models_dir=models_dir)
+        segmenter = load("segmenter", device=settings.device)
         progress("read", 0.2, f"Reading {request.swi.name}")
         swi = read_volume(request.swi)
+        if voxels is None:
+            require_memory_for(swi.array.size, request.swi, free_gb)
         if request.phase is not None:
             progress("read", 0.6, f"Reading {request.phase.name}")
         phase = read_volume(request.phase) if request.phase is not None else None
     with _timed("check", seconds, progress):
         inputs = check(swi, phase, force=settings.force)
+        notices += inputs.notices
         swi_file = InputFile(str(request.swi), swi.sha256)
         phase_file = InputFile(str(request.phase), phase.sha256) if phase is not None else None
+        del swi, phase  # what the files said is no longer needed, and is large
     with _timed("localize", seconds, progress):
-        regions = segment(segmenter, inputs.swi, progress)
+        regions, segmenter = where_it_fits(
+            lambda model: segment(model, inputs.swi, progress),
+            segmenter,
+            lambda: load("segmenter", device="cpu"),
+            lambda notice: _announce("localize", notice, notices, progress),
+        )
         searched_ml = float(regions.brain.array.sum() * np.prod(inputs.swi.spacing_mm) / 1000)
         if searched_ml < LEAST_BRAIN_ML:
             raise InputError(
@@ -83,19 +104,26 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None)
         prepared = (
             prepare(inputs.phase, inputs.swi, regions.brain, settings.polarity) if inputs.phase is not None else None
         )
+        if prepared and prepared.notice:
+            notices.append(prepared.notice)
+        inputs = replace(inputs, phase=None)  # the filtered one takes its place
         network_input = detector_input(inputs.swi, prepared.volume if prepared else None, regions.brain)
     with _timed("detect", seconds, progress):
-        detections = detect(detector, network_input, FLOOR, progress)
+        detections, detector = where_it_fits(
+            lambda model: detect(model, network_input, FLOOR, progress, notices.append),
+            detector,
+            lambda: load("detector", device="cpu"),
+            lambda notice: _announce("detect", notice, notices, progress),
+        )
     with _timed("measure", seconds, progress):
         candidates = [_candidate(d, inputs.swi, prepared, regions, progress) for d in detections]
 
-    notices = (*inputs.notices, *([prepared.notice] if prepared and prepared.notice else []))
     return Result(
         candidates=number(candidates),
         regions=regions.regions,
         swi=inputs.swi,
         phase=prepared.volume if prepared else None,
-        notices=notices,
+        notices=tuple(notices),
         searched_ml=searched_ml,
         provenance=Provenance(
             version=__version__,
@@ -111,6 +139,33 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None)
             seconds_per_stage=seconds,
         ),
     )
+
+
+def where_it_fits(
+    step: Callable[[Model], Answer], model: Model, on_cpu: Callable[[], Model], announce: Callable[[str], None]
+) -> tuple[Answer, Model]:
+    """Do a step with a model or, where the GPU has too little memory for it, with the same model on the CPU.
+
+    Returns
+    -------
+    answer
+        What `step` made.
+    Model
+        The model that it was made with.
+    """
+    try:
+        return step(model), model
+    except (torch.OutOfMemoryError, DeviceMemoryError):
+        pass  # not here: until this block ends, the exception keeps what the GPU holds
+    announce("The memory of the GPU did not suffice, so the CPU did the work.")
+    model = on_cpu()
+    return step(model), model
+
+
+def _announce(stage: str, notice: str, notices: list[str], progress: Progress) -> None:
+    if notice not in notices:
+        notices.append(notice)
+    progress(stage, 0.0, "The memory of the GPU does not suffice; going on with the CPU")
 
 
 def threshold(settings: Settings, detector: Model) -> float:

@@ -85,7 +85,7 @@ class Volume:
     @cached_property
     def sha256(self) -> str:
         """Checksum of the voxels and the geometry (not of the file, whose compression may differ)."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.array).tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.array).data)
         digest.update(np.round(self.ijk_to_ras, 6).astype("<f8").tobytes())
         return digest.hexdigest()
 
@@ -197,6 +197,20 @@ def read_volume(path: Path | str) -> Volume:
     if not_a_number is not None:
         volume.array[not_a_number.reshape(volume.array.shape, order="F")] = np.nan
     return volume
+
+
+def voxels_in(path: Path | str) -> int | None:
+    """Number of voxels by the header of an image file; None of DICOM, and where `read_volume` has more to say."""
+    suffix = _suffix(Path(path))
+    if suffix not in READER_OF_SUFFIX or not Path(path).is_file():
+        return None
+    reader = _reader(path, READER_OF_SUFFIX[suffix])
+    try:
+        with _without_warnings():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return math.prod(reader.GetSize())
 
 
 def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> None:

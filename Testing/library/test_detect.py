@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from CMBDetectorLib.detect import MOST, detect, keep_strongest, tiles
-from CMBDetectorLib.errors import Cancelled
+from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, tiles
+from CMBDetectorLib.errors import Cancelled, DeviceMemoryError
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
 from CMBDetectorLib.preprocessing import NetworkInput
@@ -38,6 +40,20 @@ class RandomWeights(nn.Module):
         return answer[:, :, 0], answer[:, :, 1:]
 
 
+class Scarce(nn.Module):
+    """A network on a device whose memory holds so many blocks of input and no more, and what it was asked."""
+
+    def __init__(self, module: nn.Module, blocks: int) -> None:
+        super().__init__()
+        self.module, self.most, self.answered = module, blocks * math.prod(MULTIPLE), 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x[0, 0].numel() > self.most:
+            raise torch.OutOfMemoryError
+        self.answered += 1
+        return self.module(x)
+
+
 def model_of(module: nn.Module) -> Model:
     """A model around a module, which need not be TorchScript to be called."""
     return Model(module.eval(), {}, torch.device("cpu"), torch.float32, "cpu, float32")  # type: ignore[arg-type]
@@ -47,13 +63,22 @@ def quiet(stage: str, fraction: float, message: str) -> None:
     assert stage == "detect" and 0 <= fraction <= 1 and message
 
 
-@pytest.mark.parametrize("shape", [(330, 40, 24), (20, 300, 40), (32, 36, 170)])
-def test_cutting_into_tiles_changes_no_detection(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shape", [(4200, 20, 12), (30, 4200, 16), (32, 36, 1100)])
+def test_too_little_memory_means_smaller_parts_the_same_detections_and_a_notice(shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(0)
     array = rng.uniform(-1, 1, (2, *shape)).astype(np.float32)
     module = RandomWeights()
-    assert len(list(tiles(shape))) > 1
-    found = detect(model_of(module), NetworkInput(array, np.diag([0.5, 0.5, 1, 1])), 0.5, quiet)
+    scarce, told, notices = Scarce(module, TILE_BLOCKS[-1]), [], []
+    found = detect(
+        model_of(scarce),
+        NetworkInput(array, np.diag([0.5, 0.5, 1, 1])),
+        0.5,
+        lambda *event: told.append(event[2]),
+        notices.append,
+    )
+    assert scarce.answered > 1
+    assert notices == ["The memory of the GPU was scarce, so the brain was searched in smaller parts."]
+    assert "Too little memory; searching in smaller parts" in told
 
     whole = np.pad(array, [(0, 0), *((0, -n % multiple) for n, multiple in zip(shape, MULTIPLE, strict=True))])
     with torch.inference_mode():
@@ -66,15 +91,29 @@ def test_cutting_into_tiles_changes_no_detection(shape: tuple[int, int, int]) ->
     assert np.allclose([d.diameter_mm for d in found], diameter_mm[kept], atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (257, 300, 129), (600, 32, 16)])
-def test_the_kept_parts_of_the_tiles_cover_every_voxel_once(shape: tuple[int, int, int]) -> None:
-    covered = np.zeros([-(-n // multiple) * multiple for n, multiple in zip(shape, MULTIPLE, strict=True)], int)
-    for tile in tiles(shape):
-        covered[tuple(slice(*span) for span in tile.kept)] += 1
-        for read, kept, multiple, length in zip(tile.read, tile.kept, MULTIPLE, covered.shape, strict=True):
-            assert read[0] % multiple == read[1] % multiple == 0
-            assert read[0] == max(kept[0] - multiple, 0) and read[1] == min(kept[1] + multiple, length)
-            assert read[1] - read[0] <= 9 * multiple
+def test_where_the_smallest_parts_do_not_fit_the_gpu_is_named() -> None:
+    array = -np.ones((2, 64, 64, 32), np.float32)
+    with pytest.raises(DeviceMemoryError, match="GPU"):
+        detect(model_of(Scarce(Darkness(), 0)), NetworkInput(array, TO_RAS), 0.5, quiet)
+
+
+def test_a_brain_is_searched_at_once_where_memory_allows() -> None:
+    assert len(list(tiles((306, 370, 151)))) == 1  # 137 x 169 x 135 mm, and 8 mm around
+
+
+@pytest.mark.parametrize("largest", [*TILE_BLOCKS, 27])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (257, 300, 129), (600, 32, 16), (400, 480, 500)])
+def test_the_kept_parts_of_the_tiles_cover_every_block_once(shape: tuple[int, int, int], largest: int) -> None:
+    covered = np.zeros([-(-n // multiple) for n, multiple in zip(shape, MULTIPLE, strict=True)], int)
+    for tile in tiles(shape, largest):
+        spans = []
+        for read, kept, multiple, blocks in zip(tile.read, tile.kept, MULTIPLE, covered.shape, strict=True):
+            assert all(place % multiple == 0 for place in (*read, *kept))
+            first, last = kept[0] // multiple, kept[1] // multiple
+            assert read == (max(first - 1, 0) * multiple, min(last + 1, blocks) * multiple)
+            spans.append(slice(first, last))
+        covered[tuple(spans)] += 1
+        assert math.prod(stop - start for start, stop in tile.read) <= largest * math.prod(MULTIPLE)
     assert (covered == 1).all()
 
 
@@ -99,17 +138,15 @@ def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> Non
 
 
 def test_a_cancel_stops_between_tiles() -> None:
-    fractions = []
-
     def cancel(stage: str, fraction: float, message: str) -> None:
-        fractions.append(fraction)
         if fraction > 0:
             raise Cancelled
 
-    array = -np.ones((2, 600, 32, 16), np.float32)
+    array = -np.ones((2, 4200, 32, 16), np.float32)
+    scarce = Scarce(Darkness(), TILE_BLOCKS[-1])
     with pytest.raises(Cancelled):
-        detect(model_of(Darkness()), NetworkInput(array, TO_RAS), 0.1, cancel)
-    assert len(fractions) == 2
+        detect(model_of(scarce), NetworkInput(array, TO_RAS), 0.1, cancel)
+    assert scarce.answered == 1
 
 
 def test_one_lesion_seen_by_neighboring_cells_and_anchors_stays_one() -> None:

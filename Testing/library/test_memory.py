@@ -1,0 +1,119 @@
+"""Memory: what a search needs, what is free, and what happens where the one exceeds the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from CMBDetectorLib import memory, pipeline
+from CMBDetectorLib.errors import DeviceMemoryError, OutOfMemoryError
+from CMBDetectorLib.memory import available_gb, needed_gb, require_memory_for
+from CMBDetectorLib.request import DetectionRequest
+from CMBDetectorLib.volume import Volume, voxels_in, write_volume
+
+
+def scan(folder: Path, shape: tuple[int, int, int], suffix: str = ".nrrd") -> Path:
+    path = folder / f"swi{suffix}"
+    write_volume(Volume(np.zeros(shape, np.uint8), np.diag([0.25, 0.25, 0.8, 1])), path)
+    return path
+
+
+def system(folder: Path, *, free_gb: float, group: str = "") -> Path:
+    """Files of a Linux that says how much memory is free, and which control group this process is in."""
+    (folder / "proc" / "self").mkdir(parents=True)
+    (folder / "proc" / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {free_gb * 1e9 / 1024:.0f} kB\n")
+    (folder / "proc" / "self" / "cgroup").write_text(group)
+    return folder
+
+
+def control_group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_a_scan_too_large_for_the_free_memory_is_refused_in_numbers_and_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "available_gb", lambda: 4.0)
+    path = scan(tmp_path, (8, 8, 8))
+    header = path.read_bytes()
+    assert b"sizes: 8 8 8" in header
+    path.write_bytes(header.replace(b"sizes: 8 8 8", b"sizes: 1024 1024 200"))  # reading it would call it cut short
+    with pytest.raises(OutOfMemoryError, match=r"swi\.nrrd has 210 million voxels.* 10\.0 GB.* 4\.0 GB are free"):
+        pipeline.run(DetectionRequest(swi=path, phase=None, out=tmp_path / "out"), lambda *_: None)
+
+
+def test_a_scan_that_fits_or_a_machine_that_does_not_tell_is_no_reason_to_refuse() -> None:
+    voxels = 512 * 448 * 72
+    assert needed_gb(voxels) < 2.5
+    require_memory_for(voxels, "swi.nii", 2.6)
+    require_memory_for(1024 * voxels, "swi.nii", None)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_the_header_of_an_image_tells_its_voxels(tmp_path: Path, suffix: str) -> None:
+    assert voxels_in(scan(tmp_path, (9, 10, 11), suffix)) == 990
+
+
+def test_what_is_no_image_is_left_to_reading(tmp_path: Path) -> None:
+    (tmp_path / "swi.nii").write_text("no image")
+    assert [voxels_in(tmp_path / name) for name in ("swi.nii", "missing.nii", ".", "IM0001")] == [None] * 4
+
+
+def test_this_machine_tells_how_much_is_free_where_it_can() -> None:
+    free_gb = available_gb()
+    assert free_gb is None or 0 < free_gb < 1e5
+
+
+def test_the_least_of_machine_and_control_groups_counts_without_the_file_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    root = system(tmp_path, free_gb=8, group="0::/job/step\n")
+    assert available_gb(root) == pytest.approx(8, abs=1e-3)
+    groups = tmp_path / "sys" / "fs" / "cgroup"
+    control_group(groups / "job" / "step", memory__max="max\n", memory__current="1", memory__stat="")
+    assert available_gb(root) == pytest.approx(8, abs=1e-3)
+    used = {"memory__current": "2000000000", "memory__stat": "anon 5\ninactive_file 500000000\n"}
+    control_group(groups / "job", memory__max="4000000000", **used)
+    assert available_gb(root) == pytest.approx(2.5, abs=1e-3)
+
+
+def test_the_older_control_groups_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    root = system(tmp_path, free_gb=8, group="3:cpuset:/\n4:memory:/job\n")
+    control_group(
+        tmp_path / "sys" / "fs" / "cgroup" / "memory" / "job",
+        memory__limit_in_bytes="3000000000",
+        memory__usage_in_bytes="2000000000",
+        memory__stat="total_inactive_file 0\n",
+    )
+    assert available_gb(root) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_system_that_says_nothing_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert available_gb(tmp_path) is None
+
+
+@pytest.mark.parametrize("problem", [torch.OutOfMemoryError, DeviceMemoryError])
+def test_where_the_gpu_is_too_small_the_cpu_goes_on_and_that_is_announced(problem: type[Exception]) -> None:
+    gpu, cpu, told = object(), object(), []
+
+    def step(model: object) -> str:
+        if model is gpu:
+            raise problem("no memory")
+        return "found"
+
+    assert pipeline.where_it_fits(step, gpu, lambda: cpu, told.append) == ("found", cpu)  # type: ignore[arg-type]
+    assert told == ["The memory of the GPU did not suffice, so the CPU did the work."]
+
+
+def test_where_the_gpu_suffices_no_other_network_is_loaded() -> None:
+    gpu, never = object(), pytest.fail
+    answer = pipeline.where_it_fits(lambda model: 1, gpu, lambda: never("loaded"), never)  # type: ignore[arg-type]
+    assert answer == (1, gpu)
