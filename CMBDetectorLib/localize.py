@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -102,12 +103,18 @@ def _ball(center_ras_mm: npt.ArrayLike, radius_mm: float, volume: Volume) -> tup
 
     The lattice lies along the axes of the volume, so that a scan gives the same answer however it is turned.
     """
-    axis = np.arange(-np.floor(radius_mm), np.floor(radius_mm) + 1)
-    offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    distance_mm = np.linalg.norm(offsets, axis=1)
-    offsets, distance_mm = offsets[distance_mm <= radius_mm], distance_mm[distance_mm <= radius_mm]
+    offsets, distance_mm = _lattice(radius_mm)
     ijk = np.rint(volume.ijk_of(center_ras_mm) + offsets / volume.spacing_mm).astype(int)
     valid = ((ijk >= 0) & (ijk < volume.array.shape)).all(axis=1)
     values = np.zeros(len(ijk), volume.array.dtype)
     values[valid] = volume.array[tuple(ijk[valid].T)]
     return values, distance_mm
+
+
+@lru_cache(maxsize=8)
+def _lattice(radius_mm: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Points 1 mm apart in a ball (N, 3) and their distance from its center (N,), mm."""
+    axis = np.arange(-np.floor(radius_mm), np.floor(radius_mm) + 1)
+    offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    distance_mm = np.linalg.norm(offsets, axis=1)
+    return offsets[distance_mm <= radius_mm], distance_mm[distance_mm <= radius_mm]
