@@ -37,6 +37,8 @@ class Agreement:
     case, head, protocol : str
     dice : dict of float
         Per group region and per MARS sub-region; those that the scan does not show are left out.
+    in_tissue : dict of float
+        Dice per group region where there is tissue and some was found: which region it is, not where fluid begins.
     volume_error : dict of float
         Per group region, found over true volume minus 1.
     """
@@ -45,6 +47,7 @@ class Agreement:
     head: str
     protocol: str
     dice: dict[str, float]
+    in_tissue: dict[str, float]
     volume_error: dict[str, float]
 
     @property
@@ -53,8 +56,8 @@ class Agreement:
         return float(np.mean([self.dice[region.value] for region in Region if region.value in self.dice]))
 
 
-def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, float]]:
-    """Dice per group region and sub-region, and relative error of the group regions' volumes.
+def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Dice per region, Dice in tissue and relative error of the volume per group region, as `Agreement` holds them.
 
     Parameters
     ----------
@@ -65,7 +68,7 @@ def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, f
     joint = np.bincount(truth.astype(np.int64).ravel() * count + found.ravel(), minlength=count**2)
     joint = joint.reshape(count, count)  # rows: truth
     parts = {region.value: [sub.label for sub in SUB_REGIONS if sub.region is region] for region in Region}
-    dice, volume_error = {}, {}
+    dice, in_tissue, volume_error = {}, {}, {}
     for name, labels in [*parts.items(), *((sub.name, [sub.label]) for sub in SUB_REGIONS)]:
         both = int(joint[np.ix_(labels, labels)].sum())
         true, seen = int(joint[labels].sum()), int(joint[:, labels].sum())
@@ -74,7 +77,8 @@ def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, f
         dice[name] = 2 * both / (true + seen)
         if name in parts:
             volume_error[name] = seen / true - 1
-    return dice, volume_error
+            in_tissue[name] = 2 * both / max(int(joint[labels, 1:].sum() + joint[1:, labels].sum()), 1)
+    return dice, in_tissue, volume_error
 
 
 def evaluate_regions(
@@ -122,6 +126,7 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
     names = [*(region.value for region in Region), *(sub.name for sub in SUB_REGIONS)]
     every = {name: [a.dice[name] for a in agreements if name in a.dice] for name in names}
     errors = {r.value: [a.volume_error[r.value] for a in agreements if r.value in a.volume_error] for r in Region}
+    tissue = {r.value: [a.in_tissue[r.value] for a in agreements if r.value in a.in_tissue] for r in Region}
     protocols = sorted({a.protocol for a in agreements})
     return {
         "cases": len(agreements),
@@ -131,6 +136,7 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
             for name, values in every.items()
             if values
         },
+        "dice_in_tissue": {name: round(float(np.mean(values)), 3) for name, values in tissue.items() if values},
         "volume_error": {
             name: {"mean": round(float(np.mean(values)), 3), "largest": round(float(np.abs(values).max()), 3)}
             for name, values in errors.items()
@@ -155,19 +161,22 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
 def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     """Text of ``regions.md``."""
     groups = [region.value for region in Region]
-    volume = content["volume_error"]
+    volume, tissue = content["volume_error"], content["dice_in_tissue"]
     lines = [
         "# Regions of simulated cases",
         "",
         f"{content['cases']} simulated cases of the heads {', '.join(content['heads'])}; no patients.",
         "",
-        "| region | Dice, mean | Dice, least | volume error, mean | volume error, largest |",
-        "|---|---:|---:|---:|---:|",
+        "| region | Dice, mean | Dice, least | Dice in tissue | volume error, mean | volume error, largest |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, values in content["dice"].items():
-        errors = f"{volume[name]['mean']:+.0%} | {volume[name]['largest']:.0%}" if name in volume else " | "
+        errors = f"{volume[name]['mean']:+.0%} | {volume[name]['largest']:.0%}" if name in volume else "|"
+        inside = f"{tissue[name]:.2f}" if name in tissue else ""
         title = f"**{name}**" if name in groups else name
-        lines.append(f"| {title} | {values['mean']:.2f} | {values['least']:.2f} | {errors} |")
+        lines.append(f"| {title} | {values['mean']:.2f} | {values['least']:.2f} | {inside} | {errors} |")
+    lines += ["", "In tissue: where there is brain tissue and some was found, so which region it is and not where "
+              "fluid begins."]  # fmt: skip
     lines += ["", "Dice by protocol:", "", f"| protocol | {' | '.join(groups)} |", "|---|---:|---:|---:|"]
     for protocol, means in content["dice_by_protocol"].items():
         lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
@@ -187,11 +196,16 @@ def draw(swi: Volume, found: Volume, true: Volume) -> Image.Image:
     for height in HEIGHTS:
         share = np.array([0.5, 0.5, height])
         center = true.in_ras_order().ras_of(np.rint(first + share * (last - first)))
-        at = {"width_mm": WIDTH_MM, "pixels": PIXELS}
-        bright = np.repeat(gray(plane(swi, center, AXIAL, axes, order=1, **at), window)[..., None], 3, axis=-1)
+        bright = np.repeat(
+            gray(plane(swi, center, AXIAL, axes, width_mm=WIDTH_MM, pixels=PIXELS, order=1), window)[..., None],
+            3,
+            axis=-1,
+        )
         columns = [bright.astype(np.float64)]
         for labels in (true, found):
-            shown = np.nan_to_num(plane(labels, center, AXIAL, axes, order=0, **at)).astype(int)
+            shown = np.nan_to_num(plane(labels, center, AXIAL, axes, width_mm=WIDTH_MM, pixels=PIXELS, order=0)).astype(
+                int
+            )
             columns.append(np.where(shown[..., None] > 0, 0.5 * bright + 0.5 * colors[shown], bright))
         rows.append(np.concatenate(columns, axis=1))
     picture = Image.fromarray(np.concatenate(rows).clip(0, 255).astype(np.uint8))

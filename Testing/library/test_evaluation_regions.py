@@ -13,25 +13,44 @@ def test_dice_and_volumes_of_shifted_and_grown_blocks_are_as_counted_by_hand():
     truth, found = np.zeros((2, 20, 20, 10), np.uint8)
     truth[0:10], found[2:12] = 9, 9  # frontal, lobar: shifted by 2 of 10
     truth[14:16], found[14:17] = 3, 4  # basal ganglia taken for thalamus, half as much again; both deep
-    dice, volume_error = compare(found, truth)
+    dice, in_tissue, volume_error = compare(found, truth)
     assert dice["lobar"] == dice["frontal"] == pytest.approx(0.8)
     assert dice["deep"] == pytest.approx(2 * 2 / 5)
     assert dice["basal ganglia"] == 0
     assert volume_error == {"lobar": pytest.approx(0), "deep": pytest.approx(0.5)}
+    assert in_tissue == {"lobar": 1, "deep": 1}, "what is taken for fluid, or the other way round, does not count"
     assert "infratentorial" not in dice, "the scan does not show it"
+
+
+def test_in_tissue_a_region_taken_for_another_counts():
+    truth, found = np.zeros((2, 10, 10, 10), np.uint8)
+    truth[:6], truth[6:8] = 9, 3
+    found[:5], found[5:] = 9, 3
+    _, in_tissue, _ = compare(found, truth)
+    assert in_tissue["lobar"] == pytest.approx(2 * 5 / (6 + 5))
+    assert in_tissue["deep"] == pytest.approx(2 * 2 / (2 + 3))
 
 
 def test_the_page_tells_means_and_the_worst_of_each_region():
     cases = [
-        Agreement("a", "10", "3T-2mm", {"lobar": 0.9, "deep": 0.8}, {"lobar": 0.1, "deep": -0.2}),
-        Agreement("b", "15", "1.5T", {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6}, {"lobar": -0.3, "deep": 0.0}),
+        Agreement(
+            "a", "10", "3T-2mm", {"lobar": 0.9, "deep": 0.8}, {"lobar": 1.0, "deep": 0.8}, {"lobar": 0.1, "deep": -0.2}
+        ),
+        Agreement(
+            "b",
+            "15",
+            "1.5T",
+            {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6},
+            {"lobar": 0.9, "deep": 0.9},
+            {"lobar": -0.3, "deep": 0.0},
+        ),
     ]
     content = summary(cases)
     assert content["dice"]["lobar"] == {"mean": 0.8, "least": 0.7}
     assert content["volume_error"]["lobar"] == {"mean": -0.1, "largest": 0.3}
     assert content["dice_by_protocol"]["1.5T"] == {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6}
     text = page(content, [cases[1]])
-    assert "| **lobar** | 0.80 | 0.70 | -10% | 30% |" in text
+    assert "| **lobar** | 0.80 | 0.70 | 0.95 | -10% | 30% |" in text
     assert "regions-b.png" in text
 
 
