@@ -175,7 +175,6 @@ def read_volume(path: Path | str) -> Volume:
         The file is missing, unreadable, cut short, not an image, or not one 3D image of single numbers.
     """
     path = Path(path)
-    _check_name(path)
     try:
         if path.is_dir():
             next(path.iterdir(), None)
@@ -304,6 +303,7 @@ def _without_warnings() -> Iterator[None]:
 
 def _reader(path: Path | str, image_io: str) -> sitk.ImageFileReader:
     """Make a reader of one format: ITK's own search tries every library, and HDF5 then writes to the terminal."""
+    _check_name(Path(path))
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
@@ -395,8 +395,7 @@ def _check_nifti(path: Path) -> tuple[tuple[str, ...], npt.NDArray[np.bool_] | N
 def _read_dicom(path: Path) -> Volume:
     """Read the one DICOM series in a folder, or the series that a file belongs to."""
     folder = path if path.is_dir() else path.parent
-    for file in folder.iterdir():
-        _check_name(file)
+    _check_name(folder)
     if path.is_file() and not _is_dicom_image(path):
         raise InputError(f"{path} is not an image that can be read, or is damaged. Give {KINDS}.")
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
