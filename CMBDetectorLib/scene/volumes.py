@@ -22,6 +22,8 @@ from CMBDetectorLib.volume import (
     write_volume,
 )
 
+LONGEST = 60  # letters of a file name; file systems take 255 bytes, and a letter may have four
+
 
 def write_for_worker(node: Any, folder: Path, stem: str = "") -> Path:
     """Write a volume node into a folder, with what is known of its acquisition in a sidecar beside it.
@@ -47,7 +49,7 @@ def write_for_worker(node: Any, folder: Path, stem: str = "") -> Path:
         It cannot be written.
     """
     volume = to_volume(node)
-    stem = stem or re.sub(r"[^\w.-]+", "_", node.GetName() or "").strip("._") or "image"
+    stem = stem or re.sub(r"[^\w.-]+", "_", node.GetName() or "")[:LONGEST].strip("._") or "image"
     path = folder / f"{stem}.nrrd"
     if path.exists():  # nodes may share a name
         path = folder / f"{stem}-2.nrrd"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -125,16 +126,34 @@ def another_case(volumes: Any, tmp_path: Path) -> Callable[..., tuple[Any, Any]]
     return add
 
 
-@pytest.fixture
-def case(panel: Any, volumes: Any, tmp_path: Path, wait: Any) -> Any:
-    """A case with three candidates to review and an excluded one, shown in the panel."""
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A result with three candidates to review and an excluded one, and its folder."""
     from CMBDetectorLib.report import write_result
-    from CMBDetectorLib.scene.case import show_result
     from Testing.synthetic_result import synthetic_result
 
     result = synthetic_result()
+    return result, write_result(result, tmp_path_factory.mktemp("written") / "result", with_images=True)
+
+
+@pytest.fixture
+def case(panel: Any, volumes: Any, written: Any, tmp_path: Path, wait: Any) -> Any:
+    """A case with three candidates to review and an excluded one, shown in the panel."""
+    from CMBDetectorLib.scene.case import show_result
+
+    result, folder = written
     swi, phase = volumes(result)
-    show_result(write_result(result, tmp_path / "result", with_images=True), swi, phase)
+    show_result(Path(shutil.copytree(folder, tmp_path / "result")), swi, phase)
     panel._parameterNode.swi, panel._parameterNode.phase = swi, phase
     wait(lambda: panel.review.case is not None)
     return panel.review.case
+
+
+@pytest.fixture
+def scan(panel: Any, application: Any, small_scan: Any) -> Any:
+    """SWI node of a scan that is searched quickly, chosen in the panel with its phase."""
+    add = application.modules.volumes.logic().AddArchetypeVolume
+    swi, phase = add(str(small_scan.swi), "Small SWI"), add(str(small_scan.phase), "Small phase")
+    panel._parameterNode.swi, panel._parameterNode.phase = swi, phase
+    panel.update()
+    return swi

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,8 @@ def nodes(application: Any) -> set[str]:
 
 
 @pytest.fixture
-def running(panel: Any, wait: Any) -> Any:
-    """A search of the sample case that has begun to work."""
-    panel.ui.sampleButton.click()
+def running(panel: Any, scan: Any, wait: Any) -> Any:
+    """A search that has begun to work."""
     panel.ui.detectButton.click()
     wait(lambda: panel.search.workerProcessId and "region" in panel.ui.stageLabel.text, 120)
     return panel
@@ -91,13 +91,38 @@ def test_cancel_reaches_a_worker_behind_a_launcher(
 def test_a_killed_worker_says_what_happened_and_leaves_the_scene(
     running: Any, wait: Any, application: Any, messages: list[str]
 ) -> None:
-    before = nodes(application)
+    before, folder = nodes(application), running.logic.resultFolder.parent
     os.kill(running.search.workerProcessId, getattr(signal, "SIGKILL", signal.SIGTERM))
     wait(lambda: not running.search.isRunning)
     assert "ended from outside" in running.ui.stageLabel.text and "memory" in running.ui.stageLabel.text
     assert messages == [running.ui.stageLabel.text]
     assert running.ui.detectButton.text == "Detect CMBs" and running.ui.detectButton.enabled
-    assert nodes(application) == before
+    assert nodes(application) == before and not folder.exists()
+    running.ui.detectButton.click()
+    wait(lambda: running.search.workerProcessId, 120)
+    assert running.search.isRunning and len(messages) == 1
+    running.ui.detectButton.click()
+    wait(lambda: not running.search.isRunning)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be halted there")
+def test_a_search_survives_sleep_and_needs_no_plain_name_for_its_temporary_folder(
+    panel: Any, scan: Any, wait: Any, messages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = tmp_path / "Größe 大脑 it's"
+    strange.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(strange))
+    scan.SetName("Größe 大脑 / " + 300 * "n")
+    panel.ui.detectButton.click()
+    assert panel.logic.resultFolder.is_relative_to(strange)
+    wait(lambda: panel.search.workerProcessId and "region" in panel.ui.stageLabel.text, 120)
+    os.kill(panel.search.workerProcessId, signal.SIGSTOP)
+    with pytest.raises(AssertionError, match="not within"):
+        wait(lambda: not panel.search.isRunning, 3.0)
+    os.kill(panel.search.workerProcessId, signal.SIGCONT)
+    wait(lambda: not panel.search.isRunning, 120)
+    assert panel.review.case is not None and panel.review.case.swi is scan, panel.ui.stageLabel.text
+    assert messages == [] and list(strange.iterdir()) == []
 
 
 def test_a_worker_that_refuses_says_why(panel: Any, wait: Any) -> None:
@@ -174,23 +199,21 @@ def test_a_scene_closed_meanwhile_ends_the_search(running: Any, wait: Any, appli
 
 
 def test_a_result_for_another_scan_than_the_one_shown_waits_for_its_reader(
-    panel: Any, wait: Any, case: Any, application: Any
+    panel: Any, wait: Any, case: Any, scan: Any, application: Any
 ) -> None:
     other = case.swi
-    panel.ui.sampleButton.click()
-    sample = panel.ui.swiSelector.currentNode()
     panel.ui.detectButton.click()
     panel.ui.swiSelector.setCurrentNode(other)
     wait(lambda: panel.review.case is not None and panel.review.case.swi is other)
     application.util.selectModule("Data")
     wait(lambda: not panel.search.isRunning, 300)
-    assert panel.ui.stageLabel.text.startswith("Sample SWI: ")
+    assert panel.ui.stageLabel.text.startswith("Small SWI: ")
     application.util.selectModule("CMBDetector")
     wait(lambda: panel.review.case is not None)
     assert panel.review.case.swi is other and panel.ui.reviewedLabel.text == "0 of 3 reviewed"
-    panel.ui.swiSelector.setCurrentNode(sample)
-    wait(lambda: panel.review.case.swi is sample)
-    assert panel.review.case.review.progress()[1] > 3
+    panel.ui.swiSelector.setCurrentNode(scan)
+    wait(lambda: panel.review.case.swi is scan)
+    assert panel.review.case.review.progress()[1] >= 1
 
 
 def test_an_swi_removed_meanwhile_drops_the_result(running: Any, wait: Any, application: Any) -> None:
