@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from CMBDetectorLib.resources import resources_dir
 from CMBDetectorLib.stages import STAGES
+from Testing.small_scan import SAMPLE
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
-SWI, PHASE = SAMPLE / "swi.nii.gz", SAMPLE / "phase.nii.gz"
+SWI, PHASE = SAMPLE
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,10 +64,10 @@ def test_the_folder_one_works_in_is_not_replaced(tmp_path):
     assert tmp_path.is_dir()
 
 
-def test_a_terminated_run_leaves_nothing_not_even_the_folders_above(tmp_path):
+def test_a_terminated_run_leaves_nothing_not_even_the_folders_above(tmp_path, small_scan):
     process = subprocess.Popen(
-        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(SWI), "--out", str(tmp_path / "a" / "b"),
-         "--json-progress"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(small_scan.swi), "--json-progress",
+         "--out", str(tmp_path / "a" / "b")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
@@ -97,13 +96,6 @@ def test_an_error_begins_a_line_of_its_own_below_the_progress_bar(tmp_path):
     assert all(len(part) < 60 for line in lines[:-1] for part in line.split("\r"))
 
 
-def test_a_text_that_the_terminal_cannot_show_does_not_end_a_good_run(tmp_path):
-    out = tmp_path / "Größe 大脑"
-    done = command("detect", "--swi", SWI, "--out", out, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert done.returncode == 0, done.stderr
-    assert (out / "summary.txt").exists()
-
-
 def test_an_earlier_result_is_not_replaced_unasked(tmp_path):
     (tmp_path / "summary.txt").write_text("earlier")
     refused(command("detect", "--swi", SWI, "--out", tmp_path), 4, "overwrite")
@@ -115,8 +107,9 @@ def test_a_gpu_that_is_not_there_is_refused_when_asked_for(tmp_path):
     refused(command("detect", "--swi", SWI, "--out", tmp_path / "out", "--device", "cuda", **hidden), 2, "cuda")
 
 
-def test_json_progress_is_one_object_a_line_and_nothing_else(tmp_path):
-    done = command("detect", "--swi", SWI, "--phase", PHASE, "--out", tmp_path / "out", "--json-progress")
+def test_json_progress_is_one_object_a_line_and_nothing_else(tmp_path, small_scan):
+    swi, phase = small_scan
+    done = command("detect", "--swi", swi, "--phase", phase, "--out", tmp_path / "out", "--json-progress")
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert {event["stage"] for event in events[:-1]} == set(STAGES)
@@ -126,12 +119,25 @@ def test_json_progress_is_one_object_a_line_and_nothing_else(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
 
 
-def test_the_table_and_the_research_use_line_are_printed(tmp_path):
-    done = command("detect", "--swi", SWI, "--out", tmp_path / "out", "--threshold", "0.9")
+@pytest.fixture(scope="module")
+def printed(small_scan, tmp_path_factory):
+    """A search of an SWI alone at a terminal that shows ASCII alone: what it printed, and its folder."""
+    out = tmp_path_factory.mktemp("printed") / "Größe 大脑"
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    return command("detect", "--swi", small_scan.swi, "--out", out, "--threshold", "0.9", **ascii_only), out
+
+
+def test_a_text_that_the_terminal_cannot_show_does_not_end_a_good_run(printed):
+    done, out = printed
     assert done.returncode == 0, done.stderr
+    assert (out / "summary.txt").exists()
+
+
+def test_the_table_and_the_research_use_line_are_printed(printed):
+    done, out = printed
     assert "Research use only" in done.stdout
     assert "calcification" in done.stdout, "without phase, the loss is said"
-    record = json.loads((tmp_path / "out" / "candidates.json").read_text())
+    record = json.loads((out / "candidates.json").read_text())
     assert record["provenance"]["settings"]["threshold"] == 0.9
 
 

@@ -15,33 +15,42 @@ import SimpleITK as sitk
 
 from CMBDetectorLib.evaluation.matching import match
 from CMBDetectorLib.pipeline import run
-from CMBDetectorLib.request import DetectionRequest
-from CMBDetectorLib.resources import resources_dir
+from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
 from CMBDetectorLib.volume import Volume, read_volume, write_volume
 from Testing.dicom_series import write_dicom_series
+from Testing.small_scan import SAMPLE, Scan
+from Testing.worker_process import start_worker
 
-SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
-TRUTH = json.loads((SAMPLE / "truth.json").read_text())
+TRUTH = json.loads(SAMPLE.swi.with_name("truth.json").read_text())
 
 
-def search(swi: Path, phase: Path | None) -> Result:
-    return run(DetectionRequest(swi=swi, phase=phase, out=Path("unused")), lambda *_: None)
+def search(swi: Path, phase: Path | None, settings: Settings | None = None) -> Result:
+    asked = DetectionRequest(swi=swi, phase=phase, out=Path("unused"), settings=settings or Settings())
+    return run(asked, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def sample() -> Result:
-    return search(SAMPLE / "swi.nii.gz", SAMPLE / "phase.nii.gz")
+    return search(*SAMPLE)
+
+
+MANY = Settings(threshold=0.16)  # weak answers, too, have to be the same
 
 
 @pytest.fixture(scope="module")
-def images() -> tuple[Volume, Volume]:
-    return read_volume(SAMPLE / "swi.nii.gz"), read_volume(SAMPLE / "phase.nii.gz")
+def small(small_scan: Scan) -> Result:
+    return search(*small_scan, MANY)
+
+
+@pytest.fixture(scope="module")
+def images(small_scan: Scan) -> tuple[Volume, Volume]:
+    return read_volume(small_scan.swi), read_volume(small_scan.phase)
 
 
 def assert_same(result: Result, expected: Result, move=lambda ras_mm: ras_mm) -> None:
     """Lesion for lesion, 0.5 mm and 0.02 in probability, above the threshold."""
-    assert len(result.reported) >= 0.8 * len(TRUTH["lesions"])
+    assert len(result.reported) >= 10
     floor = expected.provenance.threshold + 0.02  # one at the threshold itself may fall to either side
     for one, others in ((result, expected), (expected, result)):
         forward = move if one is expected else (lambda ras_mm: ras_mm)
@@ -79,50 +88,50 @@ def test_numbers_fall_with_probability_and_ids_are_unique(sample):
     assert len({c.id for c in sample.candidates}) == len(sample.candidates)
 
 
-def test_regions_lie_on_the_grid_of_the_swi_and_name_most_of_the_brain(sample, images):
-    swi = images[0]
+def test_regions_lie_on_the_grid_of_the_swi_and_name_most_of_the_brain(sample):
+    swi = read_volume(SAMPLE.swi)
     assert sample.regions.array.shape == swi.array.shape
     assert np.allclose(sample.regions.ijk_to_ras, swi.ijk_to_ras)
     assert 600 < sample.searched_ml < 2500
-    truth, found = read_volume(SAMPLE / "mars.nii.gz").array > 0, sample.regions.array > 0
+    truth, found = read_volume(SAMPLE.swi.with_name("mars.nii.gz")).array > 0, sample.regions.array > 0
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
 
 
-def test_nrrd_stored_sagittally_gives_the_same(sample, images, tmp_path):
+def test_nrrd_stored_sagittally_gives_the_same(small, images, tmp_path):
     for volume, name in zip(images, ("swi", "phase"), strict=True):
         axes = (1, 2, 0)
         matrix = volume.ijk_to_ras.copy()
         matrix[:, :3] = matrix[:, list(axes)]
         write_volume(Volume(np.transpose(volume.array, axes), matrix), tmp_path / f"{name}.nrrd")
-    assert_same(search(tmp_path / "swi.nrrd", tmp_path / "phase.nrrd"), sample)
+    assert_same(search(tmp_path / "swi.nrrd", tmp_path / "phase.nrrd", MANY), small)
 
 
-def test_metaimage_flipped_to_lps_gives_the_same(sample, images, tmp_path):
+def test_metaimage_flipped_to_lps_gives_the_same(small, images, tmp_path):
     for volume, name in zip(images, ("swi", "phase"), strict=True):
         matrix = volume.ijk_to_ras.copy()
         matrix[:3, 3] = volume.ras_of([volume.array.shape[0] - 1, volume.array.shape[1] - 1, 0])
         matrix[:3, :2] *= -1
         flipped = volume.array[::-1, ::-1]
         write_volume(Volume(np.ascontiguousarray(flipped), matrix), tmp_path / f"{name}.mha")
-    assert_same(search(tmp_path / "swi.mha", tmp_path / "phase.mha"), sample)
+    assert_same(search(tmp_path / "swi.mha", tmp_path / "phase.mha", MANY), small)
 
 
-def test_an_oblique_dicom_series_gives_the_same_at_the_rotated_places(sample, images, tmp_path):
+def test_an_oblique_dicom_series_gives_the_same_at_the_rotated_places(small, images, tmp_path):
     angle = np.deg2rad(9.0)
     turn = np.eye(4)
     turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     for volume, name in zip(images, ("swi", "phase"), strict=True):
         write_dicom_series(replace(volume, ijk_to_ras=turn @ volume.ijk_to_ras), tmp_path / name)
-    rotated = search(tmp_path / "swi", tmp_path / "phase")
-    assert_same(rotated, sample, move=lambda ras_mm: turn[:3, :3] @ ras_mm)
+    rotated = search(tmp_path / "swi", tmp_path / "phase", MANY)
+    assert_same(rotated, small, move=lambda ras_mm: turn[:3, :3] @ ras_mm)
 
 
-def test_the_opposite_phase_sign_changes_nothing(sample, images, tmp_path):
+def test_the_opposite_phase_sign_changes_nothing(small, small_scan, images, tmp_path):
     _, phase = images
     write_volume(replace(phase, array=np.clip(-phase.array, -4096, 4095)), tmp_path / "phase.nii.gz")
-    opposite = search(SAMPLE / "swi.nii.gz", tmp_path / "phase.nii.gz")
-    assert opposite.provenance.polarity != sample.provenance.polarity
-    assert_same(opposite, sample)
+    opposite = search(small_scan.swi, tmp_path / "phase.nii.gz", MANY)
+    assert opposite.provenance.polarity != small.provenance.polarity
+    assert_same(opposite, small)
 
 
 def test_every_lesion_found_has_the_right_side_and_most_the_right_region(sample):
@@ -139,39 +148,33 @@ def test_every_lesion_found_has_the_right_side_and_most_the_right_region(sample)
     assert right["region"] >= 0.8 * right["of"]
 
 
-def test_without_phase_it_runs_and_says_what_is_lost(sample):
-    alone = search(SAMPLE / "swi.nii.gz", None)
+def test_without_phase_it_runs_and_says_what_is_lost(small_scan):
+    alone = search(small_scan.swi, None)
     assert len(alone.reported) >= 1
     assert any("calcification" in notice for notice in alone.notices)
     assert alone.provenance.polarity == "none"
 
 
-def test_the_worker_and_the_command_line_write_the_same_as_the_library(sample, tmp_path):
-    request = tmp_path / "request.json"
-    request.write_text(
-        DetectionRequest(swi=SAMPLE / "swi.nii.gz", phase=SAMPLE / "phase.nii.gz", out=tmp_path / "worker").to_json()
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "CMBDetectorLib.worker", str(request)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def test_the_worker_and_the_command_line_write_the_same_as_the_library(small, small_scan, tmp_path):
+    asked = {"swi": small_scan.swi, "phase": small_scan.phase, "settings": MANY}
+    process = start_worker(tmp_path / "request.json", **asked, out=tmp_path / "worker")
     assert process.stdout is not None
     events = [json.loads(line) for line in process.stdout]
+    assert events[-1]["event"] == "result", events[-1]
     assert process.wait() == 0
-    assert events[-1]["event"] == "result"
     assert events[0]["event"] == "started"
     fractions = [event["fraction"] for event in events[1:-1]]
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
     subprocess.run(
-        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(SAMPLE / "swi.nii.gz"), "--phase",
-         str(SAMPLE / "phase.nii.gz"), "--out", str(tmp_path / "command"), "--quiet"], check=True,
+        [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(small_scan.swi), "--phase",
+         str(small_scan.phase), "--out", str(tmp_path / "command"), "--quiet", "--threshold", "0.16"], check=True,
     )  # fmt: skip
     for folder in ("worker", "command"):
         with (tmp_path / folder / "candidates.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert [row["id"] for row in rows] == [c.id for c in sample.reported]
+        assert [row["id"] for row in rows] == [c.id for c in small.reported]
         assert [float(row["probability"]) for row in rows] == pytest.approx(
-            [c.probability for c in sample.reported], abs=0.02
+            [c.probability for c in small.reported], abs=0.02
         )
         regions = sitk.ReadImage(str(tmp_path / folder / "regions.nii.gz"))
-        assert np.array_equal(sitk.GetArrayFromImage(regions).T, sample.regions.array)
+        assert np.array_equal(sitk.GetArrayFromImage(regions).T, small.regions.array)

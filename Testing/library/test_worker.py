@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from CMBDetectorLib.errors import DeviceMemoryError, InputError, OutOfMemoryError
 from CMBDetectorLib.request import DetectionRequest
-from CMBDetectorLib.resources import resources_dir
 from CMBDetectorLib.worker import perform
-
-SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
-
-
-def start(folder: Path, **changes) -> subprocess.Popen[str]:
-    asked = {"swi": SAMPLE / "swi.nii.gz", "phase": SAMPLE / "phase.nii.gz", "out": folder / "out", **changes}
-    request = folder / "request.json"
-    request.write_text(DetectionRequest(**asked).to_json(), encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "CMBDetectorLib.worker", str(request)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+from Testing.small_scan import SAMPLE, Scan
+from Testing.worker_process import last_event, start_worker, wait_for_stage
 
 
-def wait_for_stage(process: subprocess.Popen[str], stage: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line).get("stage") == stage:
-            return
-    pytest.fail(f"the worker never reached the stage {stage}")
-
-
-def read_to_end(process: subprocess.Popen[str]) -> str:
-    """Read all events while stdin stays open; `communicate` would close it, which cancels."""
-    assert process.stdout is not None
-    out = process.stdout.read()
-    process.wait(timeout=120)
-    return out
+def start(folder: Path, scan: Scan, **asked: Any) -> subprocess.Popen[str]:
+    return start_worker(folder / "request.json", swi=scan.swi, phase=scan.phase, out=folder / "out", **asked)
 
 
 @pytest.mark.parametrize("stage", ["read", "localize", "detect", "report"])
-def test_a_line_on_stdin_stops_the_worker_within_two_seconds_and_leaves_nothing(tmp_path, stage):
-    process = start(tmp_path)
+def test_a_line_on_stdin_stops_the_worker_within_two_seconds_and_leaves_nothing(tmp_path, small_scan, stage):
+    scan = SAMPLE if stage in ("read", "localize") else small_scan  # steps that take longer than it may take
+    process = start(tmp_path, scan)
     wait_for_stage(process, stage)
     asked = time.monotonic()
     assert process.stdin is not None and process.stdout is not None
@@ -60,7 +38,7 @@ def test_a_line_on_stdin_stops_the_worker_within_two_seconds_and_leaves_nothing(
 
 
 def test_the_first_event_names_the_process_that_works(tmp_path):
-    process = start(tmp_path)
+    process = start(tmp_path, SAMPLE)
     assert process.stdout is not None and process.stdin is not None
     assert json.loads(process.stdout.readline()) == {"event": "started", "process_id": process.pid}
     process.stdin.close()
@@ -76,14 +54,14 @@ def test_want_of_memory_on_the_gpu_is_told_from_that_of_the_machine(tmp_path, mo
         raise problem
 
     monkeypatch.setattr("CMBDetectorLib.pipeline.run", run)
-    request = DetectionRequest(swi=SAMPLE / "swi.nii.gz", phase=None, out=tmp_path / "out")
+    request = DetectionRequest(swi=SAMPLE.swi, phase=None, out=tmp_path / "out")
     with pytest.raises(OutOfMemoryError) as caught:
         perform(request, lambda *_: None)
     assert type(caught.value) is error
 
 
 def test_a_closed_stdin_stops_the_worker_as_when_its_window_dies(tmp_path):
-    process = start(tmp_path)
+    process = start(tmp_path, SAMPLE)
     wait_for_stage(process, "localize")
     asked = time.monotonic()
     assert process.stdin is not None
@@ -93,11 +71,11 @@ def test_a_closed_stdin_stops_the_worker_as_when_its_window_dies(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["request.json"]
 
 
-def test_a_cancelled_overwrite_keeps_the_earlier_result(tmp_path):
+def test_a_cancelled_overwrite_keeps_the_earlier_result(tmp_path, small_scan):
     earlier = tmp_path / "out" / "summary.txt"
     earlier.parent.mkdir()
     earlier.write_text("earlier")
-    process = start(tmp_path, overwrite=True)
+    process = start(tmp_path, small_scan, overwrite=True)
     wait_for_stage(process, "report")
     assert process.stdin is not None
     process.stdin.close()
@@ -107,23 +85,13 @@ def test_a_cancelled_overwrite_keeps_the_earlier_result(tmp_path):
 
 
 def test_a_users_mistake_is_one_error_event_without_a_traceback(tmp_path):
-    process = start(tmp_path, swi=tmp_path / "nothing.nii.gz")
-    last = json.loads(read_to_end(process).splitlines()[-1])
+    process = start(tmp_path, Scan(tmp_path / "nothing.nii.gz", SAMPLE.phase))
+    last = last_event(process)
     assert process.stderr is not None
     err = process.stderr.read()
     assert last["event"] == "error" and "nothing.nii.gz" in last["message"]
     assert process.returncode == last["exit_code"] == 2
     assert "Traceback" not in err
-
-
-def test_paths_with_spaces_and_other_scripts_work(tmp_path):
-    folder = tmp_path / "Bilder mit Größe 大脑"
-    folder.mkdir()
-    for name in ("swi", "phase"):
-        (folder / f"{name} 1.nii.gz").write_bytes((SAMPLE / f"{name}.nii.gz").read_bytes())
-    process = start(folder, swi=folder / "swi 1.nii.gz", phase=folder / "phase 1.nii.gz")
-    assert json.loads(read_to_end(process).splitlines()[-1])["event"] == "result"
-    assert (folder / "out" / "candidates.csv").exists()
 
 
 @pytest.mark.parametrize(
