@@ -24,7 +24,7 @@ Boxes = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.f
 HALO_BLOCKS = 1
 # What a tile may read, tried in turn until it fits into memory. Almost every brain is one tile: the halo of two would
 # cost a sixth of the time. The least is a cube of 80 mm.
-TILE_BLOCKS = (1400, 400, 125)
+TILE_BLOCKS = (1500, 400, 125)
 MOST = 300  # candidates of a scan: nobody reads more, and a network may answer weakly in thousands of places
 NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 

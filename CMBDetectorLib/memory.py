@@ -10,7 +10,7 @@ from CMBDetectorLib.errors import OutOfMemoryError
 
 # What a search with phase takes, measured as the resident set: 10^9 bytes, and bytes per voxel of the SWI more.
 PREPARING = 0.6, 45  # grows with the scan
-DETECTING = 2.0, 12  # in float32; grows with the brain, up to the largest tile (`detect.TILE_BLOCKS`)
+DETECTING = 2.1, 12  # in float32; grows with the brain, up to the largest tile (`detect.TILE_BLOCKS`)
 
 
 def needed_gb(voxels: int) -> float:
