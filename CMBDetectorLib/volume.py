@@ -83,6 +83,10 @@ class Volume:
         return np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
 
     @cached_property
+    def _mm_to_voxels(self) -> npt.NDArray[np.float64]:
+        return np.linalg.inv(self.ijk_to_ras[:3, :3])
+
+    @cached_property
     def sha256(self) -> str:
         """Checksum of the voxels and the geometry (not of the file, whose compression may differ)."""
         digest = hashlib.sha256(np.ascontiguousarray(self.array).data)
@@ -95,7 +99,7 @@ class Volume:
 
     def ijk_of(self, ras_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Fractional voxel indices of RAS coordinates, mm; the last axis has length 3."""
-        return (np.asarray(ras_mm, float) - self.ijk_to_ras[:3, 3]) @ np.linalg.inv(self.ijk_to_ras[:3, :3]).T
+        return (np.asarray(ras_mm, float) - self.ijk_to_ras[:3, 3]) @ self._mm_to_voxels.T
 
     def with_array(self, array: npt.NDArray) -> Volume:
         """Give the same place other values of the same shape."""
