@@ -51,7 +51,7 @@ def refused(process: subprocess.Popen[str], exit_code: int, *words: str) -> None
 
 def test_after_a_killed_run_the_next_one_clears_away_what_that_left(small_scan: Scan, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = {"swi": small_scan.swi, "phase": small_scan.phase, "out": out}
+    asked: dict[str, Any] = {"swi": small_scan.swi, "phase": small_scan.phase, "out": out}
     killed = start_worker(tmp_path / "request.json", **asked)
     wait_for_stage(killed, "report", 0.9)
     killed.kill()
@@ -198,7 +198,7 @@ def runs(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     scan = [shutil.copy(path, strange / f"{'n' * 200} ä {path.name}") for path in small_scan]
     bare = {k: v for k, v in os.environ.items() if k not in ("LANG", "LC_CTYPE", "PYTHONIOENCODING")}
     ascii_only = {"env": bare | {"LC_ALL": "C", "PYTHONUTF8": "0", "TMPDIR": str(strange / "tmp")}}
-    plain = {"swi": small_scan.swi, "phase": small_scan.phase}
+    plain: dict[str, Any] = {"swi": small_scan.swi, "phase": small_scan.phase}
     started = {
         "one": (folder / "same", start_worker(folder / "one.json", **plain, out=folder / "same")),
         "other": (folder / "same", start_worker(folder / "other.json", **plain, out=folder / "same", overwrite=True)),
@@ -247,13 +247,14 @@ def test_names_of_any_language_and_length_need_no_locale(runs: dict[str, tuple[P
 
 @pytest.mark.parametrize("option", ["--swi", "--out"])
 def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path, option: str) -> None:
-    strange = os.fsencode(tmp_path) + b"/caf\xe9.nii.gz"
+    strange = tmp_path / os.fsdecode(b"caf\xe9.nii.gz")
     try:
         shutil.copy(SAMPLE.swi, strange)
     except OSError:
         pytest.skip("this file system has none")
-    paths = {"--swi": os.fsencode(SAMPLE.swi), "--out": os.fsencode(tmp_path / "out")} | {option: strange}
-    command = [sys.executable, "-m", "CMBDetectorLib", "detect", *(part for pair in paths.items() for part in pair)]
+    paths = {"--swi": SAMPLE.swi, "--out": tmp_path / "out"} | {option: strange}
+    named = [str(part) for pair in paths.items() for part in pair]
+    command = [sys.executable, "-m", "CMBDetectorLib", "detect", *named]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == {"--swi": 2, "--out": 4}[option]
     assert len(done.stderr.splitlines()) == 1 and "not Unicode" in done.stderr
