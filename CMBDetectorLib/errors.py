@@ -10,7 +10,7 @@ import re
 
 # Python alone has a type for it; the others are torch, NumPy's threads, ITK, C++ and the loader of libraries.
 _NO_MEMORY = re.compile(
-    "not enough memory|can't allocate|cannot allocate memory|failed to allocate|bad_alloc|bad allocation"
+    "not enough memory|out of memory|can't allocate|cannot allocate memory|failed to allocate|bad_alloc|bad allocation"
     "|can't start new thread|failed to map segment from shared object$",
     re.IGNORECASE,
 )
@@ -72,5 +72,5 @@ class Cancelled(CMBDetectorError):
 
 
 def is_want_of_memory(problem: BaseException) -> bool:
-    """Whether an exception says that the machine has no memory left."""
+    """Whether an exception says that the machine, or its GPU, has no memory left."""
     return isinstance(problem, MemoryError) or bool(_NO_MEMORY.search(str(problem)))

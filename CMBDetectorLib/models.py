@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from CMBDetectorLib.errors import InputError, ModelError
+from CMBDetectorLib.errors import InputError, ModelError, is_want_of_memory
 from CMBDetectorLib.resources import resources_dir
 
 REMEDY = "Install CMBDetector again."
@@ -85,6 +85,8 @@ def load_model(name: str, *, device: str = "auto", models_dir: Path | None = Non
             module = module.to(device=chosen, dtype=dtype, memory_format=torch.channels_last_3d)
             module = torch.jit.freeze(module)
     except RuntimeError as problem:
+        if is_want_of_memory(problem):  # says nothing about the network
+            raise
         reason = str(problem).strip().splitlines()[0]
         raise ModelError(f"torch {torch.__version__} cannot load the network {path} ({reason}). {REMEDY}") from None
     return Model(module, manifest, chosen, dtype, describe(chosen, dtype))
