@@ -98,13 +98,16 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     """
     ordered = mars.in_ras_order()
     coarse = on_grid(ordered.with_array((ordered.array > 0).astype(np.float32)), SEGMENTER_SPACING_MM)
-    padded = np.pad(coarse.array > 0.5, 4)
-    if not padded.any():
+    tissue = coarse.array > 0.5
+    if not tissue.any():
         return mars.with_array(np.zeros(mars.array.shape, bool))
+    box = brain_box(coarse.with_array(tissue))
+    padded = np.pad(tissue[box], 4)
     near = ndimage.distance_transform_edt(~padded) <= 2  # in voxels of 2 mm; Euclidean, so round corners stay round
     closed = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > 2)
-    searched = ndimage.distance_transform_edt(~closed)[4:-4, 4:-4, 4:-4] <= 1
-    searched &= ~_bone(on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM).array, coarse.array > 0.5, searched)
+    searched = np.zeros_like(tissue)
+    searched[box] = ndimage.distance_transform_edt(~closed)[4:-4, 4:-4, 4:-4] <= 1
+    searched &= ~_bone(on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM).array, tissue, searched)
     fine = apply(maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape), searched)
     return as_stored(fine > 0.5, mars)
 
