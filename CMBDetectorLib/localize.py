@@ -35,7 +35,7 @@ class Segmentation:
     brain : Volume
         bool, same grid: what is searched (`preprocessing.brain_mask`).
     left : Volume
-        Probability of the patient's left side, at 2 mm.
+        Probability of the patient's left side, at 1 x 1 x 2 mm.
     """
 
     regions: Volume

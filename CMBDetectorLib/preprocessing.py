@@ -17,7 +17,8 @@ from skimage.filters import threshold_otsu
 
 from CMBDetectorLib.volume import Volume, closest_axes
 
-SEGMENTER_SPACING_MM = (2.0, 2.0, 2.0)
+SEGMENTER_SPACING_MM = (1.0, 1.0, 2.0)
+COARSE_SPACING_MM = (2.0, 2.0, 2.0)  # for what needs no fine edge
 DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
 BLACK = 0.35  # of the brightness of tissue: less is bone, air, vessel or lesion
 MARGIN_MM = 8.0  # around the brain's box: room for a lesion's dipole field at the surface
@@ -44,13 +45,13 @@ class NetworkInput:
 
 
 def segmenter_input(swi: Volume) -> NetworkInput:
-    """SWI and coordinates on the segmenter's grid: 2 mm isotropic over the whole scan, (4, R, A, S)."""
-    coarse = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
-    return NetworkInput(segmenter_channels(coarse.array), coarse.ijk_to_ras)
+    """SWI and coordinates on the segmenter's grid: 1 x 1 x 2 mm over the whole scan, (4, R, A, S)."""
+    seen = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
+    return NetworkInput(segmenter_channels(seen.array), seen.ijk_to_ras)
 
 
-def segmenter_channels(array_2mm: Array) -> Array:
-    """Four channels of the segmenter from an SWI array in R, A, S order at 2 mm.
+def segmenter_channels(array: Array) -> Array:
+    """Four channels of the segmenter from an SWI array in R, A, S order at 1 x 1 x 2 mm.
 
     Returns
     -------
@@ -58,12 +59,19 @@ def segmenter_channels(array_2mm: Array) -> Array:
         (4, R, A, S) float32: SWI as z-score over the head, clipped to [-3, 3], and the R, A, S coordinates relative to
         the head's centroid, in units of 100 mm.
     """
+    r, a, s = array.shape
+    pairs = np.pad(array, ((0, r % 2), (0, a % 2), (0, 0)), mode="edge").reshape(-(-r // 2), 2, -(-a // 2), 2, s)
+    array_2mm = pairs.mean(axis=(1, 3))
     head = head_foreground(array_2mm)
     values = array_2mm[head]
-    swi = np.clip((array_2mm - values.mean()) / max(float(values.std()), 1e-6), -3, 3)
-    centroid = [indices.mean() for indices in np.nonzero(head)]
-    axes = [(np.arange(n) - c) * 0.02 for n, c in zip(array_2mm.shape, centroid, strict=True)]
-    return np.stack([swi, *np.meshgrid(*axes, indexing="ij")]).astype(np.float32)
+    channels = np.empty((4, r, a, s), np.float32)
+    channels[0] = np.clip((array - values.mean()) / max(float(values.std()), 1e-6), -3, 3)
+    first_mm = np.array([0.5, 0.5, 0.0])  # center of the first pair from that of the first voxel
+    for axis, (indices, step_mm) in enumerate(zip(np.nonzero(head), SEGMENTER_SPACING_MM, strict=True)):
+        centroid_mm = first_mm[axis] + 2.0 * indices.mean()
+        distance = (np.arange(array.shape[axis]) * step_mm - centroid_mm) / 100
+        channels[1 + axis] = distance.reshape([-1 if other == axis else 1 for other in range(3)])
+    return channels
 
 
 def head_foreground(array_2mm: Array) -> npt.NDArray[np.bool_]:
@@ -97,7 +105,7 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
         bool, on the grid of `mars`. Gaps up to 8 mm are closed. Works at 2 mm: the mask needs no finer edge.
     """
     ordered = mars.in_ras_order()
-    coarse = on_grid(ordered.with_array((ordered.array > 0).astype(np.float32)), SEGMENTER_SPACING_MM)
+    coarse = on_grid(ordered.with_array((ordered.array > 0).astype(np.float32)), COARSE_SPACING_MM)
     tissue = coarse.array > 0.5
     if not tissue.any():
         return mars.with_array(np.zeros(mars.array.shape, bool))
@@ -107,7 +115,7 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     closed = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > 2)
     searched = np.zeros_like(tissue)
     searched[box] = ndimage.distance_transform_edt(~closed)[4:-4, 4:-4, 4:-4] <= 1
-    searched &= ~_bone(on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM).array, tissue, searched)
+    searched &= ~_bone(on_grid(swi.in_ras_order(), COARSE_SPACING_MM).array, tissue, searched)
     fine = apply(maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape), searched)
     return as_stored(fine > 0.5, mars)
 
@@ -156,8 +164,8 @@ def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkI
     to_detector = maps(swi.ijk_to_ras, swi.array.shape, ijk_to_ras, shape)
     mask = torch.from_numpy(apply(to_detector, inside)) > 0.5
 
-    coarse = [on_grid(v, SEGMENTER_SPACING_MM) for v in (swi, swi.with_array(inside))]
-    mean = local_mean(coarse[0].array, coarse[1].array, SEGMENTER_SPACING_MM)
+    coarse = [on_grid(v, COARSE_SPACING_MM) for v in (swi, swi.with_array(inside))]
+    mean = local_mean(coarse[0].array, coarse[1].array, COARSE_SPACING_MM)
     to_fine = maps(coarse[0].ijk_to_ras, mean.shape, ijk_to_ras, shape)
     channels = torch.zeros((2, *shape))
     channels[0] = torch.from_numpy(apply(to_detector, swi.array)) / torch.from_numpy(apply(to_fine, mean))

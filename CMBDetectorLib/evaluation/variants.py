@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -70,9 +71,12 @@ def read_variant(name: str, path: Path, device: str = "auto") -> Variant:
     network = network.eval().to(chosen, dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     model = Model(network, {}, chosen, dtype, describe(chosen, dtype))
     key = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript
+        frozen = replace(model, module=torch.jit.freeze(torch.jit.script(network)))  # as searches run it, and faster
     if isinstance(network, PlainUNet):
-        return Variant(name, key, partial(find_components, model))
-    return Variant(name, key, lambda seen: {"": detect(model, seen, LOWEST, lambda *_: None)}, model)
+        return Variant(name, key, partial(find_components, frozen))
+    return Variant(name, key, lambda seen: {"": detect(frozen, seen, LOWEST, lambda *_: None)}, model)
 
 
 def _exported(file: Path) -> nn.Module:

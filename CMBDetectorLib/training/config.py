@@ -153,24 +153,25 @@ class SegmenterTraining(Training):
     coordinates : bool
         Read the coordinate channels.
     patch : tuple of int
-        Voxels along R, A, S (2 mm) of an image, multiples of 16; large enough for a head.
+        Voxels along R, A, S (1 x 1 x 2 mm) of a domain-randomized image, large enough for a head.
     window : tuple of int
-        Voxels of the random part of it that a step computes, multiples of 16: coordinates tell the network where it
-        is, so most of what a step learns costs a third of the time.
+        Voxels of the random part of an image that a step computes: coordinates tell the network where it is. Multiples
+        of (32, 32, 16).
     rendered : float
         Share of samples that are rendered cases; the rest are domain-randomized.
-    side_weight : float
-        Weight of the side's loss beside cross-entropy and Dice.
+    dice_weight, side_weight : float
+        Weights of soft Dice and of the side's loss beside cross-entropy.
     """
 
     heads: Path | None = None
     coordinates: bool = True
     batch: int = 2
-    patch: tuple[int, int, int] = (96, 112, 80)
-    window: tuple[int, int, int] = (64, 80, 64)
-    rendered: float = 0.5
+    patch: tuple[int, int, int] = (192, 224, 80)
+    window: tuple[int, int, int] = (128, 160, 48)
+    rendered: float = 0.75
+    dice_weight: float = 0.5
     side_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        if any(n % 16 or n < 32 for n in self.patch):
-            raise InputError(f"The patch is {self.patch}; its sizes must be multiples of 16, at least 32.")
+        if any(n % multiple for n, multiple in zip(self.window, (32, 32, 16), strict=True)):
+            raise InputError(f"The window is {self.window}; its sizes must be multiples of 32, 32 and 16.")

@@ -44,9 +44,9 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     },
     "segmenter": {
         "input": {
-            "shape": "(B, 4, R, A, S), multiples of 16",
+            "shape": "(B, 4, R, A, S), multiples of 32, 32 and 16",
             "orientation": "RAS",
-            "spacing_mm": [2.0, 2.0, 2.0],
+            "spacing_mm": [1.0, 1.0, 2.0],
             "channels": ["SWI", "R", "A", "S"],
             "normalization": "SWI as z-score over the head, clipped to [-3, 3]; coordinates relative to the head's "
             "centroid, in units of 100 mm",
@@ -57,7 +57,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     },
 }
 
-SMALLEST_INPUT = {"detector": (1, 2, 64, 32, 32), "segmenter": (1, 4, 32, 16, 48)}
+SMALLEST_INPUT = {"detector": (1, 2, 64, 32, 32), "segmenter": (1, 4, 64, 32, 48)}
 TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 

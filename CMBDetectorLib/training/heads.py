@@ -17,12 +17,13 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch.nn import functional
 
+from CMBDetectorLib.preprocessing import SEGMENTER_SPACING_MM
 from CMBDetectorLib.simulation.heads import load_head
 from CMBDetectorLib.training.split import heads_of
 
 Array = npt.NDArray[np.float32]
 
-GRID_MM = 2.0  # spacing of the images made here: the segmenter's
+GRID_MM = SEGMENTER_SPACING_MM  # of the images made here
 UNKNOWN_SIDE = 2  # beside 0 (right) and 1 (left)
 
 # FreeSurfer numbers. Left and right have the same tissue, so one of each pair is painted and the other follows.
@@ -57,7 +58,7 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image for the segmenter and what is in it, all (R, A, S) at 2 mm.
+    """One image for the segmenter and what is in it, all (R, A, S) at 1 x 1 x 2 mm.
 
     Attributes
     ----------
@@ -97,12 +98,12 @@ def with_sides(numbers: npt.NDArray[np.uint16], mars: npt.NDArray[np.uint8]) -> 
 def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) -> Sample:
     """Make one image of a head, deformed, in random contrast, with the artifacts of a scan."""
     flipped = rng.random() < 0.5
-    where = random_coordinates(head.center, 1.0, shape, flipped, rng)
+    where = random_coordinates(head.center, shape, flipped, rng)
     code = ndimage.map_coordinates(head.code, where, order=0)
     numbers, label = code // 28, (code // 2 % 14).astype(np.uint8)
     left = (code % 2 ^ int(flipped)).astype(np.uint8)
 
-    mean, deviation = swi_contrast(rng) if rng.random() < 0.75 else any_contrast(rng)
+    mean, deviation = swi_contrast(rng) if rng.random() < 0.85 else any_contrast(rng)
     image = mean[numbers] + deviation[numbers] * rng.standard_normal(shape, np.float32)
     if rng.random() < 0.3:
         image *= _skull_stripped(numbers, label, rng)
@@ -110,31 +111,15 @@ def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) ->
     return Sample(degrade(image, rng), label, left)
 
 
-def random_rendered(rendered: Sample, shape: Sequence[int], rng: np.random.Generator) -> Sample:
-    """Make another image of a simulated scan (at 2 mm): deformed and degraded in the same way."""
-    flipped = rng.random() < 0.5
-    center = np.array([axis.mean() for axis in np.nonzero(rendered.label)])
-    where = random_coordinates(center, GRID_MM, shape, flipped, rng)
-    image = ndimage.map_coordinates(rendered.image, where, order=1)
-    label = ndimage.map_coordinates(rendered.label, where, order=0)
-    left = ndimage.map_coordinates(rendered.left, where, order=0, mode="nearest")
-    known = left != UNKNOWN_SIDE
-    left[known] ^= int(flipped)
-    image = image / max(float(np.percentile(image, 99)), 1e-6)
-    return Sample(degrade(image.clip(0) ** rng.uniform(0.7, 1.4), rng), label, left)
-
-
 def random_coordinates(
-    center: npt.NDArray[np.float64], spacing_mm: float, shape: Sequence[int], flipped: bool, rng: np.random.Generator
+    center: npt.NDArray[np.float64], shape: Sequence[int], flipped: bool, rng: np.random.Generator
 ) -> Array:
-    """Voxels of a source image for every voxel of a new one: affine, elastic, off center, perhaps mirrored.
+    """Voxels of a head (1 mm) for those of a new image (`GRID_MM`): affine, elastic, off center, perhaps mirrored.
 
     Parameters
     ----------
     center : ndarray
-        What comes to lie near the middle of the new image, source voxels.
-    spacing_mm : float
-        Of the source; the new image has `GRID_MM`.
+        What comes to lie near the middle of the new image, voxels of the head.
     flipped : bool
         Exchange left and right.
 
@@ -146,17 +131,19 @@ def random_coordinates(
     rotation = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
     shear = np.eye(3) + np.triu(rng.uniform(-0.08, 0.08, (3, 3)), 1)
     scale = np.diag(rng.uniform(0.92, 1.08, 3) * rng.uniform(0.9, 1.1) * ([-1, 1, 1] if flipped else [1, 1, 1]))
-    axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * GRID_MM for n in shape]
+    axes = [
+        (np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(mm) for n, mm in zip(shape, GRID_MM, strict=True)
+    ]
     mm = np.stack(np.meshgrid(*axes, indexing="ij")) + rng.uniform(0, 4) * smooth_noise(3, shape, rng)
     turned = np.tensordot((scale @ rotation @ shear).astype(np.float32), mm, 1)
     shift_mm = rng.uniform(-15, 15, 3)
-    middle = (center + shift_mm / spacing_mm).astype(np.float32)
-    return (middle[:, None, None, None] + turned / np.float32(spacing_mm)).astype(np.float32)
+    return (center + shift_mm).astype(np.float32)[:, None, None, None] + turned
 
 
 def smooth_noise(fields: int, shape: Sequence[int], rng: np.random.Generator) -> Array:
-    """Random fields of standard deviation about 1 that change over some 32 mm, (fields, *shape)."""
-    coarse = torch.from_numpy(rng.standard_normal((1, fields, *[n // 16 + 2 for n in shape]), np.float32))
+    """Random fields of standard deviation about 1 that change over some 32 mm, (fields, *shape) at `GRID_MM`."""
+    sizes = [int(n * mm / 32) + 2 for n, mm in zip(shape, GRID_MM, strict=True)]
+    coarse = torch.from_numpy(rng.standard_normal((1, fields, *sizes), np.float32))
     noise: Array = functional.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)[0].numpy()
     return noise
 
@@ -207,6 +194,6 @@ def degrade(image: Array, rng: np.random.Generator) -> Array:
     image = image * np.exp(rng.uniform(0, 0.35) * smooth_noise(1, image.shape, rng)[0])
     slice_axis = 2 if rng.random() < 0.8 else int(rng.integers(3))
     thickness_mm = rng.uniform(1, 5)
-    image = ndimage.gaussian_filter1d(image, thickness_mm / GRID_MM / 2.355, axis=slice_axis)
+    image = ndimage.gaussian_filter1d(image, thickness_mm / GRID_MM[slice_axis] / 2.355, axis=slice_axis)
     noise = rng.uniform(0, 0.06) * scale * rng.standard_normal(image.shape, np.float32)
     return np.abs(image + noise).astype(np.float32)  # magnitudes are never negative

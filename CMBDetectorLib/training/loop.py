@@ -123,7 +123,9 @@ def start_from(model: Path, objective: nn.Module) -> None:
     """Give the objective's network the weights of an exported one; `InputError` when they do not fit."""
     try:
         network = objective.get_submodule("network")
-        network.load_state_dict(torch.jit.load(str(model), map_location="cpu").state_dict())
+        found = network.load_state_dict(torch.jit.load(str(model), map_location="cpu").state_dict(), strict=False)
+        if found.unexpected_keys:
+            raise RuntimeError(f"it also has {found.unexpected_keys[0]}")
     except (OSError, RuntimeError, ValueError, AttributeError) as problem:
         reason = str(problem).splitlines()[0]
         raise InputError(f"{model} does not hold the weights of this network ({reason}).") from None

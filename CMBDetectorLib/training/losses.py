@@ -88,13 +88,15 @@ def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, truth) + 1 - dice
 
 
-def region_loss(logits: Tensor, label: Tensor) -> Tensor:
+def region_loss(logits: Tensor, label: Tensor, dice_weight: float = 1.0) -> Tensor:
     """Cross-entropy plus soft Dice over the classes that occur.
 
     Parameters
     ----------
     logits : Tensor, shape (B, 14, R, A, S)
     label : Tensor, shape (B, R, A, S), int64
+    dice_weight : float
+        Of soft Dice beside cross-entropy. Dice alone prefers too much tissue where the edge cannot be seen.
     """
     log_share = functional.log_softmax(logits, dim=1)
     entropy = functional.nll_loss(log_share, label)
@@ -104,7 +106,7 @@ def region_loss(logits: Tensor, label: Tensor) -> Tensor:
     overlap = (share * truth).sum(space)
     size = share.sum(space) + truth.sum(space)
     occurs = truth.sum(space) > 0
-    return entropy + 1 - (2 * overlap / size.clamp(min=1.0))[occurs].mean()
+    return entropy + dice_weight * (1 - (2 * overlap / size.clamp(min=1.0))[occurs].mean())
 
 
 def side_loss(logit: Tensor, left: Tensor, label: Tensor) -> Tensor:

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from CMBDetectorLib.networks.segmenter import CLASSES, MULTIPLE, Segmenter
-from CMBDetectorLib.preprocessing import SEGMENTER_SPACING_MM, on_grid, segmenter_channels
+from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
 from CMBDetectorLib.training.data import case_folders, is_fresh
-from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Head, Sample, load_heads, random_rendered, random_sample
+from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Array, Head, load_heads, random_sample, smooth_noise
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import region_loss, side_loss
 from CMBDetectorLib.volume import read_volume
+
+MEAN = 3.0  # of a head's brightness, in its standard deviations, about: where air is in a z-score
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedScan:
+    """A simulated scan as the segmenter reads it, mapped from the cache.
+
+    Attributes
+    ----------
+    channels : ndarray
+        (4, R, A, S) float16 (`CMBDetectorLib.preprocessing.segmenter_channels`).
+    label : ndarray
+        (R, A, S) uint8, MARS.
+    """
+
+    channels: npt.NDArray[np.float16]
+    label: npt.NDArray[np.uint8]
 
 
 class SegmenterObjective(nn.Module):
@@ -33,7 +54,7 @@ class SegmenterObjective(nn.Module):
         label, left = batch["label"].long(), batch["left"]
         tissue = label * (left != UNKNOWN_SIDE)
         return {
-            "region": region_loss(logits[:, :CLASSES], label),
+            "region": region_loss(logits[:, :CLASSES], label, self.config.dice_weight),
             "side": self.config.side_weight * side_loss(logits[:, CLASSES], left == 1, tissue),
         }
 
@@ -49,43 +70,40 @@ def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
     )
 
 
-def load_rendered(config: SegmenterTraining, progress: Progress) -> list[Sample]:
-    """Open simulated scans at 2 mm with their regions, from the cache or made now. Their side is not recorded."""
+def load_rendered(config: SegmenterTraining, progress: Progress) -> list[RenderedScan]:
+    """Open simulated scans with their regions, from the cache or made now. Their side is not recorded."""
     folders = case_folders(config)
-    samples = []
+    scans = []
     for n, folder in enumerate(folders):
         progress("prepare", n / len(folders), folder.name)
-        file = config.cache / f"{folder.name}_2mm.npz"
-        if not is_fresh(file, folder):
-            image, label = scan_at_2_mm(folder)
+        channels_file, label_file = (config.cache / f"{folder.name}_{name}.npy" for name in ("segmenter", "mars"))
+        if not is_fresh(label_file, folder):
+            channels, label = segmenter_scan(folder)
             config.cache.mkdir(parents=True, exist_ok=True)
-            np.savez(file, image=image.astype(np.float16), label=label)
-        with np.load(file) as saved:
-            image, label = saved["image"].astype(np.float32), saved["label"]
-        samples.append(Sample(image, label, np.full_like(label, UNKNOWN_SIDE)))
-    return samples
+            np.save(channels_file, channels.astype(np.float16))
+            np.save(label_file, label)
+        scans.append(RenderedScan(np.load(channels_file, mmap_mode="r"), np.load(label_file, mmap_mode="r")))
+    return scans
 
 
-def scan_at_2_mm(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Resample the SWI of a simulated case to the segmenter's grid, brightest near 1, and its regions likewise."""
-    coarse = on_grid(read_volume(folder / "swi.nii.gz").in_ras_order(), SEGMENTER_SPACING_MM)
+def segmenter_scan(folder: Path) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Give a simulated case as the segmenter reads it, and its regions on the same grid by the nearest voxel."""
+    seen = segmenter_input(read_volume(folder / "swi.nii.gz"))
     mars = read_volume(folder / "mars.nii.gz").in_ras_order()
-    steps = coarse.spacing_mm / mars.spacing_mm
+    between = np.linalg.inv(mars.ijk_to_ras) @ seen.ijk_to_ras  # the grids' axes are parallel
     nearest = [
-        np.minimum(np.round(np.arange(n) * step).astype(int), last - 1)
-        for n, step, last in zip(coarse.array.shape, steps, mars.array.shape, strict=True)
+        np.rint(between[axis, 3] + between[axis, axis] * np.arange(n)).astype(int).clip(0, last - 1)
+        for axis, (n, last) in enumerate(zip(seen.array.shape[1:], mars.array.shape, strict=True))
     ]
-    label = mars.array[np.ix_(*nearest)].astype(np.uint8)
-    return coarse.array / max(float(np.percentile(coarse.array, 99)), 1e-6), label
+    return seen.array, mars.array[np.ix_(*nearest)].astype(np.uint8)
 
 
 def segmenter_batch(
-    rendered: Sequence[Sample], heads: Sequence[Head], config: SegmenterTraining, step: int
+    rendered: Sequence[RenderedScan], heads: Sequence[Head], config: SegmenterTraining, step: int
 ) -> dict[str, Tensor]:
-    """Make the batch of one step.
+    """Make the batch of one step: random windows of simulated scans and of domain-randomized heads.
 
-    The field of view lacks up to 64 mm of slices; every image is smaller than the patch and filled up with zeros
-    at its end, as `CMBDetectorLib.segment.segment` does.
+    Where an image ends, the window goes on with zeros, as `CMBDetectorLib.segment.segment` does.
 
     Returns
     -------
@@ -93,24 +111,47 @@ def segmenter_batch(
         ``image`` (B, 4, R, A, S), ``label`` and ``left`` (B, R, A, S) uint8.
     """
     rng = np.random.default_rng((config.seed, step))
-    slices = max(2 * MULTIPLE, config.patch[2] - MULTIPLE * int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2])))
-    patch = np.array((*config.patch[:2], slices))
     share = 1.0 if not heads else config.rendered if rendered else 0.0
     batch = []
     for _ in range(config.batch):
-        fill = rng.integers(0, MULTIPLE, 3)
-        shape = [int(n) for n in patch - fill]
         if rng.random() < share:
-            sample = random_rendered(rendered[int(rng.integers(len(rendered)))], shape, rng)
+            scan = rendered[int(rng.integers(len(rendered)))]
+            part = _window(scan.label.shape, config.window, rng)
+            image, label = vary_window(scan.channels[(slice(None), *part)].astype(np.float32), scan.label[part], rng)
+            left = np.full_like(label, UNKNOWN_SIDE)
         else:
-            sample = random_sample(heads[int(rng.integers(len(heads)))], shape, rng)
-        padding = [(0, int(n)) for n in fill]
-        image = np.pad(segmenter_channels(sample.image), [(0, 0), *padding])
-        part = _window(image.shape[1:], config.window, rng)
-        label, left = (np.pad(each, padding)[part] for each in (sample.label, sample.left))
-        batch.append((image[(slice(None), *part)], label, left))
+            # The field of view lacks up to 64 mm of slices.
+            slices = config.patch[2] - MULTIPLE[2] * int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2]))
+            shape = np.array((*config.patch[:2], max(slices, MULTIPLE[2]))) - rng.integers(0, MULTIPLE)
+            sample = random_sample(heads[int(rng.integers(len(heads)))], [int(n) for n in shape], rng)
+            part = _window(sample.label.shape, config.window, rng)
+            image = segmenter_channels(sample.image)[(slice(None), *part)]
+            label, left = sample.label[part], sample.left[part]
+        padding = [(0, size - n) for size, n in zip(config.window, label.shape, strict=True)]
+        batch.append((np.pad(image, [(0, 0), *padding]), np.pad(label, padding), np.pad(left, padding)))
     images, labels, lefts = (torch.from_numpy(np.stack(parts)) for parts in zip(*batch, strict=True))
     return {"image": images, "label": labels, "left": lefts}
+
+
+def vary_window(
+    channels: Array, label: npt.NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Random contrast, shading, blur and noise of a part of a scan, mirrored in half of the cases.
+
+    The simulator has deformed the head already.
+    """
+    bright = np.maximum(channels[0] + MEAN, 0) / MEAN
+    bright = bright ** rng.uniform(0.7, 1.4) * rng.uniform(0.9, 1.1)
+    bright *= np.exp(rng.uniform(0, 0.25) * smooth_noise(1, label.shape, rng)[0])
+    if rng.random() < 0.3:
+        bright = ndimage.gaussian_filter(bright, rng.uniform(0.2, 0.8, 3))
+    swi = MEAN * (bright - 1) + rng.uniform(0, 0.2) * rng.standard_normal(label.shape, np.float32)
+    places = channels[1:] + rng.uniform(-0.05, 0.05, (3, 1, 1, 1)).astype(np.float32)  # 5 mm: where the middle is
+    varied = np.concatenate((np.clip(swi, -3, 3)[None], places)).astype(np.float32)
+    if rng.random() < 0.5:
+        varied, label = np.flip(varied, 1).copy(), np.flip(label, 0).copy()
+        varied[1] *= -1
+    return varied, label
 
 
 def _window(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> tuple[slice, ...]:

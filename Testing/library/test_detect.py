@@ -7,11 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from CMBDetectorLib import models
 from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, tiles
 from CMBDetectorLib.errors import Cancelled, DeviceMemoryError
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
-from CMBDetectorLib.preprocessing import NetworkInput
+from CMBDetectorLib.phase import high_pass
+from CMBDetectorLib.phase_range import to_radians
+from CMBDetectorLib.preprocessing import NetworkInput, crop, detector_input
+from CMBDetectorLib.volume import read_volume
+from Testing.small_scan import SAMPLE
 
 TO_RAS = np.array([[0.5, 0, 0, -60.25], [0, 0.48, -0.2, 11.5], [0, 0.14, 0.98, -3.0], [0, 0, 0, 1]])
 
@@ -147,6 +152,25 @@ def test_a_cancel_stops_between_tiles() -> None:
     with pytest.raises(Cancelled):
         detect(model_of(scarce), NetworkInput(array, TO_RAS), 0.1, cancel)
     assert scarce.answered == 1
+
+
+def test_bfloat16_loses_no_lesion_and_moves_no_probability_by_more_than_002(monkeypatch: pytest.MonkeyPatch) -> None:
+    swi, phase, mars = (read_volume(SAMPLE.swi.with_name(f"{name}.nii.gz")) for name in ("swi", "phase", "mars"))
+    first = np.floor(swi.in_ras_order().ijk_of([-60, -82, -48])).astype(int)  # 62 mm wide, with three lesions
+    box = tuple(slice(i, i + n) for i, n in zip(first, (104, 104, 31), strict=True))
+    swi, radians, mars = (crop(volume, box) for volume in (swi, to_radians(phase)[0], mars))
+    filtered = swi.with_array(high_pass(radians.array, swi.array, swi.ijk_to_ras))
+    seen = detector_input(swi, filtered, mars.with_array(mars.array > 0))
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(models, "working_dtype", lambda device, dtype=dtype: dtype)
+        found[dtype] = detect(models.load_model("detector", device="cpu"), seen, 0.1, quiet)
+    expected = [d for d in found[torch.float32] if d.probability >= 0.3]
+    assert len(expected) >= 2
+    for one in expected:
+        near = min(found[torch.bfloat16], key=lambda other: math.dist(other.center_ras_mm, one.center_ras_mm))
+        assert math.dist(near.center_ras_mm, one.center_ras_mm) < 1
+        assert near.probability == pytest.approx(one.probability, abs=0.02)
 
 
 def test_one_lesion_seen_by_neighboring_cells_and_anchors_stays_one() -> None:

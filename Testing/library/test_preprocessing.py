@@ -202,7 +202,8 @@ def test_the_segmenter_sees_a_standardized_head_and_coordinates_from_its_middle(
 @pytest.mark.parametrize("shading_per_mm", [0.0, 0.01])
 def test_the_head_is_found_stripped_or_not_and_in_spite_of_shading(air: float, shading_per_mm: float) -> None:
     rng = np.random.default_rng(1)
-    ras = (np.stack(np.meshgrid(*map(np.arange, (80, 96, 80)), indexing="ij"), axis=-1) - [37, 50, 41]) * 2.0
+    voxels = np.stack(np.meshgrid(*map(np.arange, (159, 191, 80)), indexing="ij"), axis=-1)  # odd: half a pair remains
+    ras = (voxels - [74, 100, 41]) * [1.0, 1.0, 2.0]
     radius = np.sqrt(((ras / [62, 78, 66]) ** 2).sum(axis=-1))
     head = (radius < 1) * 100 * np.exp(shading_per_mm * ras[..., 1]) * rng.uniform(0.8, 1.2, radius.shape)
     channels = segmenter_channels((head + air * rng.rayleigh(1, radius.shape)).astype(np.float32))

@@ -17,11 +17,11 @@ from CMBDetectorLib.networks.prototypes import CMB, MIMIC
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
 from CMBDetectorLib.training.data import Case, cut, detector_batch, draw_crop, load_cases, turn, vary
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
-from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Head, Sample, random_rendered, random_sample, with_sides
+from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import Scan
 from CMBDetectorLib.training.loop import fit, learning_rate
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
-from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter
+from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
 from CMBDetectorLib.training.split import PARTS, heads_of
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE, Lesions, assign
 from CMBDetectorLib.volume import Volume, write_volume
@@ -441,7 +441,7 @@ def test_an_unpaired_structure_takes_the_side_of_its_neighbors() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_left_is_left_and_front_is_front_in_every_random_image_mirrored_or_not(seed: int) -> None:
-    sample = random_sample(toy_head(), (64, 64, 64), np.random.default_rng(seed))
+    sample = random_sample(toy_head(), (96, 96, 48), np.random.default_rng(seed))
     brain = sample.label > 0
     r, a, _ = np.nonzero(brain)
     assert r[sample.left[brain] == 1].mean() < r[sample.left[brain] == 0].mean() - 5
@@ -450,21 +450,31 @@ def test_left_is_left_and_front_is_front_in_every_random_image_mirrored_or_not(s
     assert np.isfinite(sample.image).all()
 
 
-def test_a_rendered_scan_keeps_its_unknown_side_and_its_labels() -> None:
-    label = np.zeros((40, 40, 40), np.uint8)
-    label[8:32, 8:32, 8:32] = 4
-    scan = Sample(label.astype(np.float32), label, np.full_like(label, UNKNOWN_SIDE))
-    sample = random_rendered(scan, (48, 48, 32), np.random.default_rng(0))
-    assert set(np.unique(sample.label)) == {0, 4}
-    assert (sample.left == UNKNOWN_SIDE).all()
-    assert sample.image[sample.label == 4].mean() > 2 * sample.image[sample.label == 0].mean()
+def test_a_mirrored_window_keeps_its_labels_under_its_tissue_and_turns_its_coordinates() -> None:
+    label = np.zeros((40, 36, 20), np.uint8)
+    label[4:16, 8:30, 4:16] = 4
+    r = np.broadcast_to(np.arange(-20, 20)[:, None, None] / 100, label.shape)
+    channels = np.stack([np.where(label == 4, 1.0, -2.0), r, 0 * r, 0 * r]).astype(np.float32)
+    seen = dict.fromkeys((False, True), 0)
+    for seed in range(12):
+        image, moved = vary_window(channels, label, np.random.default_rng(seed))
+        assert image[0][moved == 4].mean() > image[0][moved == 0].mean() + 0.5
+        mirrored = bool(moved[30, 20, 10])
+        seen[mirrored] += 1
+        assert (np.diff(image[1], axis=0) > 0).all(), "R still grows along the first axis"
+        place = image[1][moved == 4].mean() * (-1 if mirrored else 1)
+        assert place == pytest.approx(r[label == 4].mean(), abs=0.06)
+    assert min(seen.values()) > 0
 
 
 def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> None:
-    config = SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, patch=(48, 48, 48), rendered=0)
+    config = SegmenterTraining(
+        out=tmp_path, cases=tmp_path, cache=tmp_path, patch=(96, 96, 48), window=(96, 96, 48), rendered=0
+    )
     batch = segmenter_batch([], [toy_head()], config, 1)
-    assert batch["image"].shape[:4] == (2, 4, 48, 48)
+    assert batch["image"].shape == (2, 4, 96, 96, 48)
     assert batch["label"].shape == batch["left"].shape == batch["image"][:, 0].shape
+    assert not batch["image"][:, :, -1].any()
     again: dict[str, Tensor] = segmenter_batch([], [toy_head()], config, 1)
     assert all(torch.equal(batch[name], again[name]) for name in batch)
 
@@ -472,7 +482,7 @@ def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> No
 def test_the_segmenter_trains_on_rendered_scans_and_logs_both_losses(tmp_path: Path) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
     config = SegmenterTraining(
-        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", patch=(32, 32, 32), rendered=1, steps=2
+        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", window=(32, 64, 32), rendered=1, steps=2
     )
     train_segmenter(config, silent)
     with (tmp_path / "run" / "log.csv").open() as file:
