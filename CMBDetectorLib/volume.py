@@ -83,7 +83,7 @@ class Volume:
         return np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
 
     @cached_property
-    def _mm_to_voxels(self) -> npt.NDArray[np.float64]:
+    def _mm_to_voxels(self) -> npt.NDArray:
         return np.linalg.inv(self.ijk_to_ras[:3, :3])
 
     @cached_property

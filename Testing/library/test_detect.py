@@ -73,7 +73,9 @@ def test_too_little_memory_means_smaller_parts_the_same_detections_and_a_notice(
     rng = np.random.default_rng(0)
     array = rng.uniform(-1, 1, (2, *shape)).astype(np.float32)
     module = RandomWeights()
-    scarce, told, notices = Scarce(module, TILE_BLOCKS[-1]), [], []
+    scarce = Scarce(module, TILE_BLOCKS[-1])
+    told: list[str] = []
+    notices: list[str] = []
     found = detect(
         model_of(scarce),
         NetworkInput(array, np.diag([0.5, 0.5, 1, 1])),
@@ -156,8 +158,8 @@ def test_a_cancel_stops_between_tiles() -> None:
 
 def test_bfloat16_loses_no_lesion_and_moves_no_probability_by_more_than_002(monkeypatch: pytest.MonkeyPatch) -> None:
     swi, phase, mars = (read_volume(SAMPLE.swi.with_name(f"{name}.nii.gz")) for name in ("swi", "phase", "mars"))
-    first = np.floor(swi.in_ras_order().ijk_of([-60, -82, -48])).astype(int)  # 62 mm wide, with three lesions
-    box = tuple(slice(i, i + n) for i, n in zip(first, (104, 104, 31), strict=True))
+    r, a, s = np.floor(swi.in_ras_order().ijk_of([-60, -82, -48])).astype(int)
+    box = slice(r, r + 104), slice(a, a + 104), slice(s, s + 31)  # 62 mm wide, with two lesions
     swi, radians, mars = (crop(volume, box) for volume in (swi, to_radians(phase)[0], mars))
     filtered = swi.with_array(high_pass(radians.array, swi.array, swi.ijk_to_ras))
     seen = detector_input(swi, filtered, mars.with_array(mars.array > 0))

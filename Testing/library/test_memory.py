@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from CMBDetectorLib import memory, pipeline
+from CMBDetectorLib import pipeline
 from CMBDetectorLib.errors import DeviceMemoryError, OutOfMemoryError
 from CMBDetectorLib.memory import available_gb, needed_gb, require_memory_for
+from CMBDetectorLib.models import Model
 from CMBDetectorLib.request import DetectionRequest
 from CMBDetectorLib.volume import Volume, voxels_in, write_volume
 
@@ -33,6 +34,10 @@ def control_group(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text)
+
+
+def named(description: str) -> Model:
+    return Model(torch.nn.Identity(), {}, torch.device("cpu"), torch.float32, description)  # type: ignore[arg-type]
 
 
 def test_a_scan_too_large_for_the_free_memory_is_refused_in_numbers_and_before_it_is_read(
@@ -72,7 +77,7 @@ def test_this_machine_tells_how_much_is_free_where_it_can() -> None:
 def test_the_least_of_machine_and_control_groups_counts_without_the_file_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     root = system(tmp_path, free_gb=8, group="0::/job/step\n")
     assert available_gb(root) == pytest.approx(8, abs=1e-3)
     groups = tmp_path / "sys" / "fs" / "cgroup"
@@ -84,7 +89,7 @@ def test_the_least_of_machine_and_control_groups_counts_without_the_file_cache(
 
 
 def test_the_older_control_groups_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     root = system(tmp_path, free_gb=8, group="3:cpuset:/\n4:memory:/job\n")
     control_group(
         tmp_path / "sys" / "fs" / "cgroup" / "memory" / "job",
@@ -96,24 +101,24 @@ def test_the_older_control_groups_count_too(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_system_that_says_nothing_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.setattr("sys.platform", "darwin")
     assert available_gb(tmp_path) is None
 
 
 @pytest.mark.parametrize("problem", [torch.OutOfMemoryError, DeviceMemoryError])
 def test_where_the_gpu_is_too_small_the_cpu_goes_on_and_that_is_announced(problem: type[Exception]) -> None:
-    gpu, cpu, told = object(), object(), []
+    gpu, cpu = named("gpu"), named("cpu")
+    told: list[str] = []
 
-    def step(model: object) -> str:
+    def step(model: Model) -> str:
         if model is gpu:
             raise problem("no memory")
         return "found"
 
-    assert pipeline.where_it_fits(step, gpu, lambda: cpu, told.append) == ("found", cpu)  # type: ignore[arg-type]
+    assert pipeline.where_it_fits(step, gpu, lambda: cpu, told.append) == ("found", cpu)
     assert told == ["The memory of the GPU did not suffice, so the CPU did the work."]
 
 
 def test_where_the_gpu_suffices_no_other_network_is_loaded() -> None:
-    gpu, never = object(), pytest.fail
-    answer = pipeline.where_it_fits(lambda model: 1, gpu, lambda: never("loaded"), never)  # type: ignore[arg-type]
-    assert answer == (1, gpu)
+    gpu = named("gpu")
+    assert pipeline.where_it_fits(lambda model: 1, gpu, lambda: pytest.fail("loaded"), pytest.fail) == (1, gpu)
