@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -30,7 +31,7 @@ from CMBDetectorLib.request import FLOOR, DetectionRequest, Settings
 from CMBDetectorLib.result import InputFile, Provenance, Result, number
 from CMBDetectorLib.segment import segment
 from CMBDetectorLib.stages import STAGES
-from CMBDetectorLib.volume import Volume, read_volume, voxels_in
+from CMBDetectorLib.volume import Volume, read_volume, voxels_in, without_itk_warnings
 
 Progress = Callable[[str, float, str], None]
 Answer = TypeVar("Answer")
@@ -57,11 +58,15 @@ def run(request: DetectionRequest, progress: Progress, models_dir: Path | None =
     OutOfMemoryError
         The scan is too large for the memory that is free.
     """
-    with _threads(request.settings.threads):
-        return _run(request, progress, models_dir)
+    with (
+        _threads(request.settings.threads),
+        without_itk_warnings(),  # here, too, because two threads that switch them would leave them off
+        ThreadPoolExecutor(1) as beside,
+    ):
+        return _run(request, progress, models_dir, beside)
 
 
-def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None) -> Result:
+def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None, beside: ThreadPoolExecutor) -> Result:
     settings = request.settings
     seconds: dict[str, float] = {}
     notices: list[str] = []
@@ -71,6 +76,7 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None)
         free_gb, voxels = available_gb(), voxels_in(request.swi)
         if voxels is not None:
             require_memory_for(voxels, request.swi, free_gb)
+        phase_later = beside.submit(read_volume, request.phase) if request.phase is not None else None
         detector = load("detector", device=settings.device)
         least = threshold(settings, detector)
         segmenter = load("segmenter", device=settings.device)
@@ -80,13 +86,12 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None)
             require_memory_for(swi.array.size, request.swi, free_gb)
         if request.phase is not None:
             progress("read", 0.6, f"Reading {request.phase.name}")
-        phase = read_volume(request.phase) if request.phase is not None else None
+        phase = phase_later.result() if phase_later else None
     with _timed("check", seconds, progress):
         inputs = check(swi, phase, force=settings.force)
         notices += inputs.notices
-        swi_file = InputFile(str(request.swi), swi.sha256)
-        phase_file = InputFile(str(request.phase), phase.sha256) if phase is not None else None
-        del swi, phase  # what the files said is no longer needed, and is large
+        files = beside.submit(_checksums, request, swi, phase)
+        del swi, phase, phase_later  # what the files said is no longer needed, and is large
     with _timed("localize", seconds, progress):
         regions, segmenter = where_it_fits(
             lambda model: segment(model, inputs.swi, progress),
@@ -118,6 +123,7 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None)
     with _timed("measure", seconds, progress):
         candidates = [_candidate(d, inputs.swi, prepared, regions, progress) for d in detections]
 
+    swi_file, phase_file = files.result()
     return Result(
         candidates=number(candidates),
         regions=regions.regions,
@@ -139,6 +145,11 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None)
             seconds_per_stage=seconds,
         ),
     )
+
+
+def _checksums(request: DetectionRequest, swi: Volume, phase: Volume | None) -> tuple[InputFile, InputFile | None]:
+    swi_file = InputFile(str(request.swi), swi.sha256)
+    return swi_file, InputFile(str(request.phase), phase.sha256) if phase is not None else None
 
 
 def where_it_fits(

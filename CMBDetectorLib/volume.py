@@ -191,7 +191,7 @@ def read_volume(path: Path | str) -> Volume:
     except OSError as problem:
         raise InputError(f"{path} cannot be opened: {problem.strerror}.") from None
     suffix = _suffix(path)
-    with _without_warnings():
+    with without_itk_warnings():
         if path.is_dir() or suffix not in READER_OF_SUFFIX:
             return _read_dicom(path)
         notices, not_a_number = _check_nifti(path) if suffix.startswith(".nii") else ((), None)
@@ -209,7 +209,7 @@ def voxels_in(path: Path | str) -> int | None:
         return None
     reader = _reader(path, READER_OF_SUFFIX[suffix])
     try:
-        with _without_warnings():
+        with without_itk_warnings():
             reader.ReadImageInformation()
     except RuntimeError:
         return None
@@ -232,7 +232,7 @@ def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> 
     image.SetSpacing(volume.spacing_mm.tolist())
     image.SetOrigin((_RAS_FROM_LPS @ volume.ijk_to_ras[:3, 3]).tolist())
     try:
-        with _without_warnings():
+        with without_itk_warnings():
             sitk.WriteImage(image, str(path), useCompression=compress)
         if _suffix(path).startswith(".nii"):
             _check_nifti(path)  # on a full disk, ITK leaves a NIfTI file cut short and reports success
@@ -295,7 +295,7 @@ def _suffix(path: Path) -> str:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_itk_warnings() -> Iterator[None]:
     """ITK's warnings name source lines, not what to do; what matters in them is checked here. Restored for Slicer."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
