@@ -210,7 +210,7 @@ def draw_removed(pairs: Sequence[tuple[Evaluated, Candidate]], cases: Cases, pat
         axes.set_axis_off()
     for axes, (case, candidate) in zip(panels, shown, strict=False):
         seen, regions = cases[case.name].network_input(), cases[case.name].segmentation().regions
-        swi = Volume(seen.array[0], seen.ijk_to_ras)
+        swi = Volume(seen.array[0].astype(np.float32), seen.ijk_to_ras)  # scipy knows no float16
         tissue = regions.with_array((regions.array > 0).astype(np.float32))
         cut = {
             name: plane(volume, candidate.center_ras_mm, AXIAL, body_axes(swi), width_mm=40.0, pixels=120, order=1)

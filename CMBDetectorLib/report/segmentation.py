@@ -41,7 +41,7 @@ def write_segmentation(regions: Volume, path: Path) -> None:
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
         written = sitk.ReadImage(str(path))
-        whole = np.array_equal(*map(sitk.GetArrayViewFromImage, (written, image)))
+        whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
     except RuntimeError:
         whole = False
     if not whole:  # on a full disk, ITK may cut the file short and report success
