@@ -49,10 +49,10 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
 
 
 def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> npt.NDArray[np.float32]:
-    """Class probabilities (14, R, A, S) after which no region has small detached pieces.
+    """Class probabilities (14, R, A, S) after which no region has small detached pieces, nor the brain small holes.
 
-    The brain is its largest connected piece. A small piece of a region goes to whichever class is next most probable
-    in each of its voxels.
+    The brain is its largest connected piece. A small piece of a region, or a hole, goes to whichever class is next most
+    probable in each of its voxels: a large microbleed is black, but no reason to call its place outside the brain.
     """
     probability = probability.copy()
     tissue = probability.argmax(axis=0) > 0
@@ -60,7 +60,7 @@ def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> np
     probability[1:, detached] = 0
     probability[0, detached] = 1
     labels = probability.argmax(axis=0)
-    for label in range(1, len(probability)):
+    for label in range(len(probability)):
         pieces, count = ndimage.label(labels == label)
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)
         sizes[0] = 0

@@ -164,3 +164,14 @@ def test_a_group_with_many_small_votes_wins_over_one_large_sub_region() -> None:
     segmentation = Segmentation(regions, regions.with_array(labels > 0), regions.with_array(np.ones(labels.shape)))
     found = placed((11, 10, 10), segmentation, diameter_mm=12)
     assert (found.region, found.sub_region, found.side) == (Region.DEEP, 3, Side.LEFT)
+
+
+def test_a_hole_that_a_lesion_makes_in_the_brain_is_filled_and_a_ventricle_is_not() -> None:
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[5:35, 5:35, 5:35] = 9
+    labels[20:23, 20:23, 20:23] = 0  # 6 mm
+    labels[8:14, 8:14, 8:14] = 0  # 12 mm: 1.7 ml
+    cleaned = without_islands(probabilities(labels), voxel_ml=0.008).argmax(axis=0)
+    assert (cleaned[20:23, 20:23, 20:23] == 9).all()
+    assert not cleaned[8:14, 8:14, 8:14].any()
+    assert not cleaned[:5].any()
