@@ -55,18 +55,21 @@ def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> np
     probable in each of its voxels: a large microbleed is black, but no reason to call its place outside the brain.
     """
     probability = probability.copy()
-    tissue = probability.argmax(axis=0) > 0
+    labels = torch.from_numpy(probability).max(dim=0).indices.numpy()
+    tissue = labels > 0
     detached = tissue & ~largest_component(tissue)
     probability[1:, detached] = 0
     probability[0, detached] = 1
-    labels = probability.argmax(axis=0)
-    for label in range(len(probability)):
-        pieces, count = ndimage.label(labels == label)
+    labels[detached] = 0
+    for label, box in enumerate(ndimage.find_objects(labels + 1)):
+        if box is None:
+            continue
+        pieces, count = ndimage.label(labels[box] == label)
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)
         sizes[0] = 0
         small = (sizes * voxel_ml < ISLAND_ML) & (sizes < sizes.max())
         small[0] = False
-        probability[label, small[pieces]] = 0
+        probability[(label, *box)][small[pieces]] = 0
     return probability
 
 
