@@ -51,7 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if problem.errno == errno.EPIPE:  # whoever read the output, such as head, has enough
             return 0
-        return _tell(options, "cmb-detector: The disk that this text was to go to is full.", OutputError.exit_code)
+        return _tell(
+            options,
+            "cmb-detector: The disk is full. Make space on it.",
+            OutputError.exit_code,
+        )
 
 
 def _tell(options: argparse.Namespace, message: str, exit_code: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from CMBDetectorLib.errors import DeviceMemoryError
+from CMBDetectorLib.errors import DeviceMemoryError, is_want_of_device_memory
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, SPACING_MM, STRIDE, decode
 from CMBDetectorLib.preprocessing import NetworkInput
@@ -94,7 +94,9 @@ def detect(
         try:
             boxes = _boxes(model, array, largest, floor, progress)
             break
-        except torch.OutOfMemoryError:  # what a GPU raises
+        except RuntimeError as problem:
+            if not is_want_of_device_memory(problem):
+                raise
             progress("detect", 0.0, "Too little memory; searching in smaller parts")
     else:
         raise DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.")

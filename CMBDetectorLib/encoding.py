@@ -7,7 +7,7 @@ import sys
 
 
 def restart_in_utf8() -> None:
-    """Start this program anew in Python's UTF-8 mode where the locale knows ASCII alone, as with ``LC_ALL=C``.
+    """Start this program anew in Python's UTF-8 mode where the locale knows few letters, as with ``LC_ALL=C``.
 
     Else neither Python nor ITK could open a file with another letter in its name. The process stays the same one.
     """

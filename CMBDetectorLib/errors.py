@@ -11,8 +11,12 @@ import re
 # Python alone has a type for it; the others are torch, NumPy's threads, ITK, C++ and the loader of libraries.
 _NO_MEMORY = re.compile(
     "not enough memory|out of memory|can't allocate|cannot allocate memory|failed to allocate|bad_alloc|bad allocation"
-    "|can't start new thread|failed to map segment from shared object$",
+    "|can't start new thread|failed to map segment from shared object$|paging file is too small",
     re.IGNORECASE,
+)
+# TorchScript makes a plain RuntimeError of every exception, so that only the words tell.
+_NO_DEVICE_MEMORY = re.compile(
+    "CUDA out of memory|CUDA error: out of memory|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
 
 
@@ -73,4 +77,11 @@ class Cancelled(CMBDetectorError):
 
 def is_want_of_memory(problem: BaseException) -> bool:
     """Whether an exception says that the machine, or its GPU, has no memory left."""
-    return isinstance(problem, MemoryError) or bool(_NO_MEMORY.search(str(problem)))
+    return (
+        isinstance(problem, MemoryError) or bool(_NO_MEMORY.search(str(problem))) or is_want_of_device_memory(problem)
+    )
+
+
+def is_want_of_device_memory(problem: BaseException) -> bool:
+    """Whether an exception says that the GPU has no memory left."""
+    return isinstance(problem, DeviceMemoryError) or bool(_NO_DEVICE_MEMORY.search(str(problem)))

@@ -1,10 +1,10 @@
-"""Being told to stop from outside: a terminated process cleans up as an interrupted one does."""
+"""Being told to stop from outside: a terminated process cleans up as an interrupted one does, in every open block."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _due: list[Callable[[], object]] = []
 
@@ -24,14 +24,15 @@ def cleared_away(clear: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        clear()
         _due.remove(clear)
+        clear()
 
 
 def abandon() -> None:
     """Clear away what every unfinished block would; for a process that must end at once, from any thread."""
     for clear in reversed(_due):
-        clear()
+        with suppress(OSError):  # one that cannot be cleared away keeps no other
+            clear()
 
 
 def _raise(number: int, frame: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -40,13 +41,17 @@ def require_memory_for(voxels: int, image: object, free_gb: float | None) -> Non
 
 
 def available_gb(system: Path = Path("/")) -> float | None:
-    """Memory that can be had without swapping, 10^9 bytes; None where the system does not say (macOS).
+    """Memory that can be had without swapping, 10^9 bytes; None where the system does not say.
+
+    macOS does not say what is free: there it is all that is built in, so that only what cannot fit is refused.
 
     On Linux the least of what the machine and the control groups (containers, job schedulers) leave; `system` is the
     root of its files.
     """
     if sys.platform == "win32":
         return _windows_gb()
+    if sys.platform == "darwin":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     limits = [_meminfo(system / "proc/meminfo"), *map(_left_in_group, _control_groups(system))]
     known = [limit for limit in limits if limit is not None]
     return min(known) / 1e9 if known else None

@@ -19,7 +19,7 @@ import torch
 from CMBDetectorLib import __version__
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.detect import Detection, detect
-from CMBDetectorLib.errors import DeviceMemoryError, InputError, ModelError
+from CMBDetectorLib.errors import DeviceMemoryError, InputError, ModelError, is_want_of_device_memory
 from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
 from CMBDetectorLib.localize import Segmentation, locate
 from CMBDetectorLib.memory import available_gb, require_memory_for
@@ -35,6 +35,7 @@ from CMBDetectorLib.volume import Volume, read_volume, voxels_in, without_itk_wa
 
 Progress = Callable[[str, float, str], None]
 Answer = TypeVar("Answer")
+Means = TypeVar("Means")
 
 LEAST_BRAIN_ML = 100.0  # less than any brain: the segmenter found none
 
@@ -72,14 +73,23 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
     notices: list[str] = []
     load = partial(load_model, models_dir=models_dir)
 
+    def load_where_it_fits(name: str) -> Model:
+        return where_it_fits(
+            lambda device: load(name, device=device),
+            settings.device,
+            lambda: "cpu",
+            lambda notice: _announce("read", notice, notices, progress),
+        )[0]
+
     with _timed("read", seconds, progress):
         free_gb, voxels = available_gb(), voxels_in(request.swi)
-        if voxels is not None:
-            require_memory_for(voxels, request.swi, free_gb)
+        for image in filter(None, (request.swi, request.phase)):
+            if (known := voxels_in(image)) is not None:
+                require_memory_for(known, image, free_gb)
         phase_later = beside.submit(read_volume, request.phase) if request.phase is not None else None
-        detector = load("detector", device=settings.device)
+        detector = load_where_it_fits("detector")
         least = threshold(settings, detector)
-        segmenter = load("segmenter", device=settings.device)
+        segmenter = load_where_it_fits("segmenter")
         progress("read", 0.2, f"Reading {request.swi.name}")
         swi = read_volume(request.swi)
         if voxels is None:
@@ -153,24 +163,31 @@ def _checksums(request: DetectionRequest, swi: Volume, phase: Volume | None) -> 
 
 
 def where_it_fits(
-    step: Callable[[Model], Answer], model: Model, on_cpu: Callable[[], Model], announce: Callable[[str], None]
-) -> tuple[Answer, Model]:
-    """Do a step with a model or, where the GPU has too little memory for it, with the same model on the CPU.
+    step: Callable[[Means], Answer], means: Means, on_cpu: Callable[[], Means], announce: Callable[[str], None]
+) -> tuple[Answer, Means]:
+    """Do a step by some means or, where the GPU has too little memory for it, by those on the CPU.
+
+    Parameters
+    ----------
+    means : Model or str
+        The network that does it, or the device for it.
 
     Returns
     -------
     answer
         What `step` made.
-    Model
-        The model that it was made with.
+    means
+        By which it was made.
     """
     try:
-        return step(model), model
-    except (torch.OutOfMemoryError, DeviceMemoryError):
-        pass  # not here: until this block ends, the exception keeps what the GPU holds
+        return step(means), means
+    except (RuntimeError, DeviceMemoryError) as problem:
+        if not is_want_of_device_memory(problem):
+            raise
+    # Not before: until the block above ends, the exception keeps what the GPU holds.
     announce("The memory of the GPU did not suffice, so the CPU did the work.")
-    model = on_cpu()
-    return step(model), model
+    means = on_cpu()
+    return step(means), means
 
 
 def _announce(stage: str, notice: str, notices: list[str], progress: Progress) -> None:

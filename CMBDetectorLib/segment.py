@@ -61,6 +61,7 @@ def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> np
     probability[1:, detached] = 0
     probability[0, detached] = 1
     labels[detached] = 0
+    emptied = np.zeros(labels.shape, bool)
     for label, box in enumerate(ndimage.find_objects(labels + 1)):
         if box is None:
             continue
@@ -70,6 +71,8 @@ def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> np
         small = (sizes * voxel_ml < ISLAND_ML) & (sizes < sizes.max())
         small[0] = False
         probability[(label, *box)][small[pieces]] = 0
+        emptied[box] |= small[pieces]
+    probability[:, emptied] /= np.maximum(probability[:, emptied].sum(axis=0), 1e-6)
     return probability
 
 
@@ -97,7 +100,7 @@ def _on_scan(
             near = (part[2] > 0).any(dim=0).numpy()  # slices of the network that these lie between
             source_slices = slice(int(near.argmax()), len(near) - int(near[::-1].argmax()))
             slab = probability[..., source_slices]
-            # A class wins nowhere between voxels in which it is less probable than by chance.
+            # One class has this much at least in every voxel; what has less everywhere wins nowhere between them.
             possible = np.flatnonzero(slab.reshape(len(slab), -1).max(axis=1) > 1 / len(slab))
             drawn = apply((*part[:2], part[2][:, source_slices]), slab[possible])
             decided = possible[torch.from_numpy(drawn).max(dim=0).indices.numpy()]  # argmax is four times slower

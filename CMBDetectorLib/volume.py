@@ -205,15 +205,15 @@ def read_volume(path: Path | str) -> Volume:
 def voxels_in(path: Path | str) -> int | None:
     """Number of voxels by the header of an image file; None of DICOM, and where `read_volume` has more to say."""
     suffix = _suffix(Path(path))
-    if suffix not in READER_OF_SUFFIX or not Path(path).is_file():
-        return None
-    reader = _reader(path, READER_OF_SUFFIX[suffix])
     try:
+        if suffix not in READER_OF_SUFFIX or not Path(path).is_file():
+            return None
+        reader = _reader(path, READER_OF_SUFFIX[suffix])
         with without_itk_warnings():
             reader.ReadImageInformation()
-    except RuntimeError:
+    except (RuntimeError, OSError, InputError):
         return None
-    return math.prod(reader.GetSize())
+    return math.prod(reader.GetSize()) if reader.GetDimension() == 3 and reader.GetNumberOfComponents() == 1 else None
 
 
 def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> None:
@@ -238,7 +238,7 @@ def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> 
             _check_nifti(path)  # on a full disk, ITK leaves a NIfTI file cut short and reports success
     except (RuntimeError, InputError, OSError) as problem:
         if is_want_of_memory(problem):
-            raise OutOfMemoryError.for_image(path) from None
+            raise MemoryError from None  # the file is of a hidden draft: who asked for it names what the user knows
         raise OutputError(f"{path} cannot be written. Check the folder, its permission and the free space.") from None
 
 
@@ -432,7 +432,9 @@ def _read_dicom_files(files: tuple[str, ...], path: Path) -> Volume:
     reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
         image = reader.Execute()
-    except RuntimeError:
+    except RuntimeError as problem:
+        if is_want_of_memory(problem):
+            raise OutOfMemoryError.for_image(path) from None
         raise InputError(
             f"The DICOM series {path} cannot be read: one of its {len(files)} files is damaged or differs in size."
         ) from None

@@ -32,6 +32,7 @@ from CMBDetectorLib.errors import (
     DeviceMemoryError,
     InputError,
     OutOfMemoryError,
+    is_want_of_device_memory,
     is_want_of_memory,
 )
 from CMBDetectorLib.interruption import abandon, raise_on_termination
@@ -67,7 +68,7 @@ def perform(request: DetectionRequest, progress: Progress) -> Result:
             result = run(request, progress)
             write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
     except (MemoryError, RuntimeError, ImportError, OSError) as problem:
-        if "CUDA out of memory" in str(problem):
+        if is_want_of_device_memory(problem):
             raise DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
         if is_want_of_memory(problem):
             raise OutOfMemoryError.for_image(request.swi) from None

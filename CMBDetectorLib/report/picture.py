@@ -99,7 +99,6 @@ def plane(
     *,
     width_mm: float,
     pixels: int,
-    offset_mm: float = 0.0,
     order: int = 3,
 ) -> Values:
     """Cut a square plane through a point, interpolated to equal pixels in both directions.
@@ -116,8 +115,6 @@ def plane(
         (3, 3) from `body_axes` of the scan whose planes are shown.
     width_mm, pixels : float, int
         Side of the square.
-    offset_mm : float
-        Distance of the plane from the point, along the axis that leaves it.
     order : int
         Of the spline; 1 keeps the jumps of wrapped phase from ringing.
 
@@ -126,7 +123,7 @@ def plane(
     ndarray
         (pixels, pixels), first row on top; NaN outside the volume.
     """
-    return _slab(volume, center_ras_mm, view, axes, width_mm, pixels, np.array([offset_mm]), order)[..., 0]
+    return _slab(volume, center_ras_mm, view, axes, width_mm, pixels, np.zeros(1), order)[..., 0]
 
 
 def minimum_slab(

@@ -19,8 +19,8 @@ from CMBDetectorLib.report.write import beside, folders_above, said_plainly
 def reserved(out: Path) -> Iterator[None]:
     """Keep other runs away from the folder `out`; the folders above are made, and go again where no result came.
 
-    The system frees the place of a process that ends in any way. Where a file system knows no locks, nothing is
-    reserved; a result is still moved into its place whole.
+    The system frees the place of a process that ends in any way. Where a lock cannot be had, nothing is reserved; a
+    result is still moved into its place whole.
 
     Raises
     ------
@@ -41,7 +41,8 @@ def reserved(out: Path) -> Iterator[None]:
         except (OSError, NotImplementedError):
             pass
         else:
-            _clear_leftovers(out)
+            with suppress(OSError):  # a file browser may hold one open; it is in nobody's way
+                _clear_leftovers(out)
         yield
 
 
@@ -57,7 +58,9 @@ def _free(lock: FileLock, path: Path) -> None:
 def _clear_leftovers(out: Path) -> None:
     """Remove drafts of killed runs, and put back the earlier result that one had just moved aside."""
     for left in out.parent.iterdir():
-        if left.name.startswith(beside(out, "old-").name) and not out.exists():
+        if left.name.startswith(beside(out, "old-").name) and (not out.exists() or not any(out.iterdir())):
+            with suppress(FileNotFoundError):
+                out.rmdir()
             left.rename(out)
         elif left.name.startswith((beside(out, "new-").name, beside(out, "old-").name)):
             shutil.rmtree(left, ignore_errors=True)

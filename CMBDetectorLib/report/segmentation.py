@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from CMBDetectorLib.errors import OutputError
+from CMBDetectorLib.errors import OutputError, is_want_of_memory
 from CMBDetectorLib.regions import SUB_REGIONS, SubRegion
 from CMBDetectorLib.volume import Volume, write_volume
 
@@ -42,7 +42,9 @@ def write_segmentation(regions: Volume, path: Path) -> None:
         sitk.WriteImage(image, str(path), useCompression=True)
         written = sitk.ReadImage(str(path))
         whole = np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image))
-    except RuntimeError:
+    except RuntimeError as problem:
+        if is_want_of_memory(problem):
+            raise MemoryError from None
         whole = False
     if not whole:  # on a full disk, ITK may cut the file short and report success
         raise OutputError(f"{path} cannot be written. Check the folder, its permission and the free space.")

@@ -54,7 +54,10 @@ class Scarce(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x[0, 0].numel() > self.most:
-            raise torch.OutOfMemoryError
+            raise RuntimeError(  # as TorchScript tells what the GPU's allocator raised
+                "The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory. "
+                "Tried to allocate 2.00 GiB."
+            )
         self.answered += 1
         return self.module(x)
 
@@ -166,7 +169,9 @@ def test_bfloat16_loses_no_lesion_and_moves_no_probability_by_more_than_002(monk
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(models, "working_dtype", lambda device, dtype=dtype: dtype)
-        found[dtype] = detect(models.load_model("detector", device="cpu"), seen, 0.1, quiet)
+        model = models.load_model("detector", device="cpu")
+        assert model.dtype == dtype
+        found[dtype] = detect(model, seen, 0.1, quiet)
     expected = [d for d in found[torch.float32] if d.probability >= 0.3]
     assert len(expected) >= 2
     for one in expected:

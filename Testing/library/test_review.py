@@ -694,7 +694,7 @@ def test_what_runs_in_the_window_needs_neither_torch_nor_scikit_image(worked_on:
     write_result(synthetic_result(), tmp_path / "out", with_images=True)
     program = """
 import sys
-for absent in ("torch", "skimage", "PIL"):
+for absent in ("torch", "skimage", "PIL", "filelock"):
     sys.modules[absent] = None
 from pathlib import Path
 import numpy as np

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,8 @@ from CMBDetectorLib.resources import resources_dir
 from CMBDetectorLib.volume import Volume, write_volume
 from Testing.small_scan import SAMPLE, Scan
 from Testing.worker_process import last_event, start_worker, wait_for_stage
+
+resource = pytest.importorskip("resource")  # Windows has none of these limits
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits of a running process are Linux's")
@@ -117,6 +118,26 @@ except OutOfMemoryError as problem:
     assert done.stdout.startswith("The memory of this machine does not suffice for "), done.stderr
 
 
+@linux_only
+def test_regions_that_find_no_memory_to_be_written_are_not_blamed_on_the_disk(tmp_path: Path) -> None:
+    program = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from CMBDetectorLib.report.segmentation import write_segmentation
+from CMBDetectorLib.volume import Volume
+regions = Volume(np.ones((400, 400, 200), np.uint8), np.eye(4))
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 20 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
+try:
+    write_segmentation(regions, Path(sys.argv[1]))
+except MemoryError:
+    print("no memory")
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.nrrd")], capture_output=True, text=True)
+    assert done.stdout == "no memory\n", done.stderr
+
+
 # Disk
 
 
@@ -140,7 +161,7 @@ def test_a_full_disk_under_the_progress_of_a_command_is_told(tmp_path: Path) -> 
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*command, "--json-progress"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 4
-    assert done.stderr == "cmb-detector: The disk that this text was to go to is full.\n"
+    assert done.stderr == "cmb-detector: The disk is full. Make space on it.\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -188,7 +209,7 @@ def test_networks_that_are_not_as_they_should_be_are_told(tmp_path: Path, what: 
 
 @pytest.fixture(scope="module")
 def runs(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Any]]]:
-    """Four runs at once, two of them into one folder, one put to sleep meanwhile, one with strange names in C locale.
+    """Three runs at once: two into one folder, and one with strange names in C locale that is put to sleep meanwhile.
 
     Of each: the folder it writes to, and its last event.
     """
