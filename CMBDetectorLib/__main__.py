@@ -184,7 +184,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.charts:
         from CMBDetectorLib.evaluation.charts import draw
 
-        draw({options.cases.name: report}, options.out / "charts.png")
+        draw({" and ".join(folder.name for folder in options.cases): report}, options.out / "charts.png")
     print(json.dumps({name: value for name, value in report.items() if name not in DETAILS}, indent=1))
 
 
@@ -298,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
 
     test = commands.add_parser("evaluate", help="compare with the truth of simulated cases")
     test.set_defaults(command=evaluate)
-    test.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of case folders")
+    test.add_argument("--cases", type=Path, required=True, nargs="+", metavar="DIR", help="folders of case folders")
     test.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for evaluation.json and cases.csv")
     test.add_argument("--threshold", type=float, metavar="P", help="instead of the bundled one")
     test.add_argument("--models", type=Path, metavar="DIR", help="folder of networks, instead of the bundled ones")
@@ -310,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
 
     where = commands.add_parser("evaluate-regions", help="compare the regions found with those of simulated cases")
     where.set_defaults(command=evaluate_regions)
-    where.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of case folders")
+    where.add_argument("--cases", type=Path, required=True, nargs="+", metavar="DIR", help="folders of case folders")
     where.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for regions.md and its pictures")
     where.add_argument("--models", type=Path, metavar="DIR", help="folder of networks, instead of the bundled ones")
     where.add_argument("--device", choices=DEVICES, default="auto")

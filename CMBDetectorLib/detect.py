@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -182,13 +183,18 @@ def _boxes(model: Model, array: torch.Tensor, largest: int, floor: float, progre
     return probability, center_mm, diameter_mm
 
 
-def _search(model: Model, array: torch.Tensor, tile: Tile, floor: float) -> Boxes:
-    """Probability (N,), center (N, 3) in mm from the center of voxel 0, and diameter (N,) of the boxes in one tile."""
+def answer(model: Model, array: torch.Tensor, tile: Tile) -> Any:
+    """Give what the network answers to the voxels that a tile reads, zeros beyond the input (C, R, A, S)."""
     x = torch.zeros((1, len(array), *(stop - start for start, stop in tile.read)))
     part = _part(array, tile.read)
     x[0, :, : part.shape[1], : part.shape[2], : part.shape[3]] = part
     with torch.inference_mode():
-        logits, boxes = model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
+        return model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
+
+
+def _search(model: Model, array: torch.Tensor, tile: Tile, floor: float) -> Boxes:
+    """Probability (N,), center (N, 3) in mm from the center of voxel 0, and diameter (N,) of the boxes in one tile."""
+    logits, boxes = answer(model, array, tile)
     first = [kept[0] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
     last = [kept[1] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
     cells = (..., *(slice(a // step, b // step) for a, b, step in zip(first, last, STRIDE, strict=True)))

@@ -14,22 +14,23 @@ from CMBDetectorLib.preprocessing import NetworkInput
 from CMBDetectorLib.volume import Volume
 
 DIAMETERS_MM = (2.0, 3.0, 4.5, 6.7, 10.0)
-LEAST = 0.1  # of the local brightness: fainter blobs are noise
+LEAST, LEAST_STRENGTH = 0.1, 0.02  # of the local brightness: fainter blobs are noise; and of what roundness leaves
+EDGE_MM = 3.0  # of the searched brain: its dark rim would be a chain of blobs
 
 
 def find_blobs(network_input: NetworkInput) -> dict[str, list[Detection]]:
     """Find dark blobs of 2-10 mm in the SWI channel: peaks of the Laplacian in space and scale.
 
     `skimage.feature.blob_log` finds the same peaks but tells no strength, which a FROC curve needs. And the Laplacian
-    answers to veins, sulci and the brain's edge as it does to balls, so that hardly any of the strongest peaks is a
-    lesion; ranked by the least second derivative in any direction, which is the same for a ball and vanishes for a tube
-    or a sheet, they are what a fair classical detector gives.
+    answers to veins, sulci and the brain's edge as it does to balls: so the edge is left out, and a peak is worth as
+    much less as its least second derivative is smaller than its largest. They are equal in a ball; the least
+    vanishes in a tube or a sheet.
 
     Returns
     -------
     dict
-        ``roundness``: by that strength, about the contrast of a ball of that size, 0-1. ``roundness and phase``: only
-        those that the phase around them does not call diamagnetic.
+        ``darkness and roundness``: by that product, 0-1. ``darkness, roundness and phase``: only those that the phase
+        around them does not call diamagnetic.
     """
     swi, step = _at_1_mm(network_input)
     peaks, strength = _peaks(swi)
@@ -44,7 +45,7 @@ def find_blobs(network_input: NetworkInput) -> dict[str, list[Detection]]:
     ]
     phase = Volume(np.asarray(network_input.array[1], np.float32), matrix)
     signed = [d for d in kept if dipole_agreement(d.center_ras_mm, d.diameter_mm, phase)[1] > 0]
-    return {"roundness": kept, "roundness and phase": signed}
+    return {"darkness and roundness": kept, "darkness, roundness and phase": signed}
 
 
 def _at_1_mm(network_input: NetworkInput) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.int64]]:
@@ -59,12 +60,13 @@ def _peaks(swi: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int64], npt.ND
     sigmas = np.array([diameter / 2 / np.sqrt(3) for diameter in DIAMETERS_MM])
     smooth = np.stack([ndimage.gaussian_filter(swi, sigma, truncate=3) for sigma in sigmas])
     scales = np.stack([sigma**2 * ndimage.laplace(one) for sigma, one in zip(sigmas, smooth, strict=True)])
-    scales *= swi != 0
+    inside = ndimage.binary_closing(np.pad(swi != 0, 2))  # voxels of exactly the local brightness belong to it
+    scales *= ndimage.distance_transform_edt(inside)[2:-2, 2:-2, 2:-2] > EDGE_MM
     peaks = peak_local_max(scales, threshold_abs=LEAST, exclude_border=False)
-    least = np.linalg.eigvalsh(_hessians(smooth, peaks))[:, 0]
-    strength = 3 * sigmas[peaks[:, 0]] ** 2 * least
-    round_ones = strength >= LEAST
-    return peaks[round_ones], strength[round_ones].clip(0, 1)
+    curvature = np.linalg.eigvalsh(_hessians(smooth, peaks))
+    strength = scales[tuple(peaks.T)] * curvature[:, 0].clip(0) / curvature[:, 2].clip(1e-6)
+    kept = strength >= LEAST_STRENGTH
+    return peaks[kept], strength[kept].clip(0, 1)
 
 
 def _hessians(smooth: npt.NDArray[np.floating], peaks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

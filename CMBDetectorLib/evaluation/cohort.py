@@ -1,4 +1,4 @@
-"""Evaluation of the bundled networks on a folder of simulated cases: ``python -m CMBDetectorLib evaluate``."""
+"""Evaluation of the bundled networks on folders of simulated cases: ``python -m CMBDetectorLib evaluate``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
+from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.pipeline import run
-from CMBDetectorLib.regions import SUB_REGIONS, Region
+from CMBDetectorLib.regions import Region
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
+from CMBDetectorLib.training.data import truth_of
 from CMBDetectorLib.volume import read_volume
 
 Progress = Callable[[str, float, str], None]
@@ -38,15 +39,21 @@ class Evaluated:
     name: str
     truth: dict[str, Any]
     candidates: tuple[Candidate, ...]
-    dice: dict[str, float]
+    dice: dict[str, float]  # of the regions that the scan shows
     seconds: float = 0.0
 
     @classmethod
     def of(cls, folder: Path, result: Result) -> Evaluated:
         """Join the result of a case with the truth in its folder."""
-        dice = region_dice(result.regions.array, read_volume(folder / "mars.nii.gz").array)
-        truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-        return cls(folder.name, truth, result.candidates, dice, sum(result.provenance.seconds_per_stage.values()))
+        dice, _, _ = compare(result.regions.array, read_volume(folder / "mars.nii.gz").array)
+        return cls(
+            folder.name, truth_of(folder), result.candidates, dice, sum(result.provenance.seconds_per_stage.values())
+        )
+
+    @property
+    def counted(self) -> list[Candidate]:
+        """Candidates that anatomy leaves, by falling probability, as `matches` has them."""
+        return sorted((c for c in self.candidates if not c.is_excluded), key=lambda c: -c.probability)
 
     def matches(self, within_mm: float, excluded: bool = False) -> Matches:
         """Match the candidates down to the floor; `excluded` keeps those that anatomy removed."""
@@ -61,7 +68,7 @@ class Evaluated:
 
 
 def evaluate(
-    cases_dir: Path,
+    cases_dirs: Sequence[Path],
     out: Path,
     *,
     settings: Settings,
@@ -69,7 +76,7 @@ def evaluate(
     models_dir: Path | None = None,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> dict[str, Any]:
-    """Search every case below a folder and compare with its ``truth.json``; write ``evaluation.json`` and a CSV.
+    """Search every case below some folders and compare with its ``truth.json``; write ``evaluation.json`` and a CSV.
 
     Returns
     -------
@@ -78,7 +85,7 @@ def evaluate(
         choose, sensitivity per size, region and protocol, Dice of the regions, how often the place of a lesion found
         is right, and the FROC curve.
     """
-    folders = case_folders(cases_dir)
+    folders = case_folders(*cases_dirs)
     done: list[Evaluated] = []
     for n, folder in enumerate(folders):
         progress("evaluate", n / len(folders), folder.name)
@@ -102,11 +109,16 @@ def evaluate(
     return report
 
 
-def case_folders(cases_dir: Path) -> list[Path]:
-    """Folders of cases with truth below a folder; `InputError` without any."""
-    folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
-    if not folders:
-        raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz.")
+def case_folders(*cases_dirs: Path) -> list[Path]:
+    """Folders of cases with truth below each folder; `InputError` where one holds none."""
+    folders = []
+    for cases_dir in cases_dirs:
+        found = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
+        if not found:
+            raise InputError(
+                f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz."
+            )
+        folders += found
     return folders
 
 
@@ -126,8 +138,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
     groups: dict[tuple[int, str], list[bool]] = {}
     placed: dict[str, list[bool]] = {"region": [], "sub_region": [], "side": []}
     for case, matched in zip(done, primary, strict=True):
-        kept = [c for c in case.candidates if not c.is_excluded]
-        candidates = sorted(kept, key=lambda c: -c.probability)
+        candidates = case.counted
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
         for i, lesion in enumerate(case.truth["lesions"]):
             for group in enumerate(strata(lesion, case.truth["protocol"])):
@@ -158,7 +169,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
         "chosen_on_these_cases": _plain(choose_threshold(primary, ALLOWED_FALSE_POSITIVES)),
         "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for (_, name), v in sorted(groups.items())},
-        "dice": {name: round(float(np.mean([case.dice[name] for case in done])), 3) for name in done[0].dice},
+        "dice": {r.value: _mean([case.dice[r.value] for case in done if r.value in case.dice]) for r in Region},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
         "per_case": [_case_row(case, found, threshold) for case, found in zip(done, primary, strict=True)],
         "froc": points(curve),
@@ -172,7 +183,7 @@ def _mimics_found(done: list[Evaluated], matched: list[Matches], threshold: floa
     """
     kinds: Counter[str] = Counter()
     for case, found in zip(done, matched, strict=True):
-        kept = sorted((c for c in case.candidates if not c.is_excluded), key=lambda c: -c.probability)
+        kept = case.counted
         mimics = case.truth["mimics"]
         places = np.reshape([mimic["center_ras_mm"] for mimic in mimics], (-1, 3))
         lesions = np.reshape([lesion["center_ras_mm"] for lesion in case.truth["lesions"]], (-1, 3))
@@ -199,20 +210,14 @@ def _number(value: float) -> float | None:
     return round(value, 4) if np.isfinite(value) else None
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    """Mean of Dice overlaps; None of none."""
+    return round(float(np.mean(values)), 3) if values else None
+
+
 def _plain(point: OperatingPoint) -> dict[str, float | None]:
     """Make an operating point fit for JSON, which knows no NaN."""
     return {name: None if np.isnan(value) else value for name, value in asdict(point).items()}
-
-
-def region_dice(found: npt.NDArray, truth: npt.NDArray) -> dict[str, float]:
-    """Dice overlap of the three group regions in two MARS label maps of one grid; 1 where both lack a region."""
-    overlaps = {}
-    for region in Region:
-        labels = [sub.label for sub in SUB_REGIONS if sub.region is region]
-        one, other = np.isin(found, labels), np.isin(truth, labels)
-        size = int(one.sum() + other.sum())
-        overlaps[region.value] = 2 * int((one & other).sum()) / size if size else 1.0
-    return overlaps
 
 
 def _case_row(case: Evaluated, matched: Matches, threshold: float) -> dict[str, Any]:
@@ -226,6 +231,6 @@ def _case_row(case: Evaluated, matched: Matches, threshold: float) -> dict[str, 
         "found": int((counted & (matched.lesion >= 0)).sum()),
         "false_positives": int((counted & (matched.lesion == FALSE)).sum()),
         "excluded": sum(c.is_excluded and c.probability >= threshold for c in case.candidates),
-        **{f"dice_{name}": round(value, 3) for name, value in case.dice.items()},
+        **{f"dice_{r.value}": _mean([case.dice[r.value]] if r.value in case.dice else []) for r in Region},
         "seconds": round(case.seconds, 1),
     }

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from CMBDetectorLib.detect import MOST, Detection, tiles
+from CMBDetectorLib.detect import MOST, Detection, answer, tiles
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.plain_unet import STRIDE
 from CMBDetectorLib.preprocessing import NetworkInput
 
-LEVELS = (0.1, 0.3, 0.5)  # probabilities from which voxels are joined to components
+LEVELS = (0.02, 0.1, 0.3, 0.5)  # probabilities from which voxels are joined to components
 SCORES = ("mean", "largest")  # probability of a component's voxels
 TOUCHING = np.ones((3, 3, 3))  # corners touch, too
 
@@ -56,19 +56,14 @@ def mask_probability(model: Model, network_input: NetworkInput) -> npt.NDArray[n
     """Probability of every 1 mm voxel, tile by tile over the brain as `detect.detect` does; 0 elsewhere."""
     shape = network_input.array.shape[1:]
     found = np.zeros([-(-n // step) for n, step in zip(shape, STRIDE, strict=True)], np.float32)
+    array = torch.from_numpy(np.asarray(network_input.array, np.float32))
     for tile in tiles(shape):
-        read = tuple(slice(*span) for span in tile.read)
         kept_r, kept_a, kept_s = (slice(*span) for span in tile.kept)
         if not network_input.array[0, kept_r, kept_a, kept_s].any():
             continue
-        part = torch.from_numpy(np.asarray(network_input.array[(slice(None), *read)], np.float32))
-        x = torch.zeros((1, 2, *(stop - start for start, stop in tile.read)))
-        x[0, :, : part.shape[1], : part.shape[2], : part.shape[3]] = part
-        with torch.inference_mode():
-            logits = model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))[0]
-        answer = torch.sigmoid(logits.float()).cpu().numpy()
+        probability = torch.sigmoid(answer(model, array, tile)[0].float()).cpu().numpy()
         spans = list(zip(tile.kept, tile.read, STRIDE, strict=True))
         into = found[tuple(slice(kept[0] // step, kept[1] // step) for kept, _, step in spans)]
-        inner = answer[tuple(slice((kept[0] - read[0]) // step, None) for kept, read, step in spans)]
+        inner = probability[tuple(slice((kept[0] - read[0]) // step, None) for kept, read, step in spans)]
         into[:] = inner[tuple(slice(n) for n in into.shape)]
     return found

@@ -50,6 +50,9 @@ def _head(content: dict[str, Any]) -> str:
     others = not set(content["heads"]) & set(content["validation_heads"])
     return (
         "# What each part of the detector brings\n\n"
+        "Simulated scans; nothing here is of patients. Made by `python -m CMBDetectorLib ablate` from networks that "
+        "were trained alike, for far shorter than the [bundled one](models.md); how, and what follows, stands in "
+        "[method](method.md).\n\n"
         f"{content['cases']} simulated test cases ({free} without microbleeds) of {len(content['heads'])} heads "
         f"({', '.join(content['heads'])}) with {lesions} microbleeds. A detection counts when its center lies within "
         f"5 mm of a lesion's, one detection per lesion. Each variant's threshold is the lowest that gives at most "

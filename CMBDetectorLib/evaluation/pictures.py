@@ -55,7 +55,7 @@ def places(done: Sequence[Evaluated], threshold: float, *, most: int = MOST_PLAC
         all_places[kind].append(Place(kind, case.name, (r, a, s), note))
 
     for case in done:
-        matched, kept = case.matches(PRIMARY_MM), counted(case)
+        matched, kept = case.matches(PRIMARY_MM), case.counted
         shown = [(c, lesion) for c, lesion in zip(kept, matched.lesion, strict=True) if c.probability >= threshold]
         for candidate, lesion in shown:
             if lesion >= 0:
@@ -84,11 +84,6 @@ def examples(done: Sequence[Evaluated], threshold: float) -> list[Place]:
     of_kind = {kind: sorted((p for p in all_places if p.kind == kind), key=lambda p: p.note) for kind in KINDS}
     found, false = of_kind[KINDS[0]], of_kind[KINDS[2]]
     return found[len(found) // 2 :][:1] + (false[-1:] or of_kind[KINDS[3]][:1])
-
-
-def counted(case: Evaluated) -> list[Candidate]:
-    """Candidates that anatomy does not exclude, by falling probability: the order of `Evaluated.matches`."""
-    return sorted((c for c in case.candidates if not c.is_excluded), key=lambda c: -c.probability)
 
 
 def _bleeds(case: Evaluated) -> list[dict[str, Any]]:

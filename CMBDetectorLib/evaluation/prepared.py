@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from CMBDetectorLib.evaluation.cohort import case_folders, region_dice
+from CMBDetectorLib.evaluation.cohort import case_folders
+from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.localize import Segmentation
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.phase import prepare
@@ -67,7 +69,8 @@ def prepare_cases(cases_dir: Path, cache: Path, segmenter: Model, progress: Prog
     prepared = []
     for n, folder in enumerate(folders):
         progress("prepare", n / len(folders), folder.name)
-        made = cache / f"{Path(cases_dir).name}_{folder.name}"
+        place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]  # two folders may share their names
+        made = cache / f"{Path(cases_dir).name}_{folder.name}_{place}"
         record = made / "case.json"
         if not is_fresh(record, folder) or _known(made)["segmenter"] != segmenter.manifest["sha256"]:
             _prepare(folder, made, segmenter)
@@ -92,7 +95,7 @@ def _prepare(folder: Path, made: Path, segmenter: Model) -> None:
         "input_to_ras": seen.ijk_to_ras.tolist(),
         "scan_to_ras": found.regions.ijk_to_ras.tolist(),
         "left_to_ras": found.left.ijk_to_ras.tolist(),
-        "dice": region_dice(found.regions.array, read_volume(folder / "mars.nii.gz").array),
+        "dice": compare(found.regions.array, read_volume(folder / "mars.nii.gz").array)[0],
     }
     (made / "case.json").write_text(json.dumps(record), encoding="utf-8")
 

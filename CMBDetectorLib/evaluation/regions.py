@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from CMBDetectorLib.evaluation.cohort import case_folders
+from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.report.picture import AXIAL, body_axes, brain_box, gray, plane, swi_window
@@ -24,8 +24,7 @@ Progress = Callable[[str, float, str], None]
 WORST = 3  # cases that are shown
 HEIGHTS = (0.3, 0.5, 0.7)  # of the slices shown, between the lowest and the highest with tissue
 WIDTH_MM, PIXELS = 180.0, 240
-
-Labels = npt.NDArray[np.integer]
+COLORS = 128  # of a picture: half the size of the file
 
 
 @dataclass(frozen=True)
@@ -56,40 +55,15 @@ class Agreement:
         return float(np.mean([self.dice[region.value] for region in Region if region.value in self.dice]))
 
 
-def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Dice per region, Dice in tissue and relative error of the volume per group region, as `Agreement` holds them.
-
-    Parameters
-    ----------
-    found, truth : ndarray of int
-        MARS labels (0-13) on one grid.
-    """
-    count = len(SUB_REGIONS) + 1
-    joint = np.bincount(truth.astype(np.int64).ravel() * count + found.ravel(), minlength=count**2)
-    joint = joint.reshape(count, count)  # rows: truth
-    parts = {region.value: [sub.label for sub in SUB_REGIONS if sub.region is region] for region in Region}
-    dice, in_tissue, volume_error = {}, {}, {}
-    for name, labels in [*parts.items(), *((sub.name, [sub.label]) for sub in SUB_REGIONS)]:
-        both = int(joint[np.ix_(labels, labels)].sum())
-        true, seen = int(joint[labels].sum()), int(joint[:, labels].sum())
-        if not true:
-            continue
-        dice[name] = 2 * both / (true + seen)
-        if name in parts:
-            volume_error[name] = seen / true - 1
-            in_tissue[name] = 2 * both / max(int(joint[labels, 1:].sum() + joint[1:, labels].sum()), 1)
-    return dice, in_tissue, volume_error
-
-
 def evaluate_regions(
-    cases_dir: Path,
+    cases_dirs: Sequence[Path],
     out: Path,
     *,
     device: str = "auto",
     models_dir: Path | None = None,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> dict[str, Any]:
-    """Segment every case below a folder; write ``regions.json``, ``regions.md`` and pictures of the worst cases.
+    """Segment every case below some folders; write ``regions.json``, ``regions.md`` and pictures of the worst cases.
 
     Returns
     -------
@@ -97,20 +71,22 @@ def evaluate_regions(
         Content of ``regions.json``.
     """
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
-    folders = case_folders(cases_dir)
-    agreements = []
+    folders = case_folders(*cases_dirs)
+    agreements = {}
     for n, folder in enumerate(folders):
         progress("evaluate-regions", n / len(folders), folder.name)
         _, found, true = _segmented(folder, segmenter)
         truth = truth_of(folder)
-        agreements.append(Agreement(folder.name, truth["head"], truth["protocol"], *compare(found.array, true.array)))
-    content = summary(agreements)
+        name = f"{folder.parent.name}-{folder.name}"
+        agreements[folder] = Agreement(name, truth["head"], truth["protocol"], *compare(found.array, true.array))
+    content = summary(list(agreements.values()))
     out.mkdir(parents=True, exist_ok=True)
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
-    for agreement in worst:
-        draw(*_segmented(cases_dir / agreement.case, segmenter)).save(out / f"regions-{agreement.case}.png")
-    (out / "regions.md").write_text(page(content, worst), encoding="utf-8")
+    worst = sorted(agreements, key=lambda folder: agreements[folder].mean_dice)[:WORST]
+    for folder in worst:
+        picture = draw(*_segmented(folder, segmenter)).quantize(COLORS)
+        picture.save(out / f"regions-{agreements[folder].case}.png", optimize=True)
+    (out / "regions.md").write_text(page(content, [agreements[folder] for folder in worst]), encoding="utf-8")
     progress("evaluate-regions", 1.0, f"{len(folders)} cases")
     return content
 

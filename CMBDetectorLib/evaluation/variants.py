@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
 
+from CMBDetectorLib import detect as detect_module
 from CMBDetectorLib.detect import Detection, detect
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.evaluation.blobs import find_blobs
-from CMBDetectorLib.evaluation.components import find_components
+from CMBDetectorLib.evaluation import blobs, components
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.models import Model, choose_device, describe, working_dtype
 from CMBDetectorLib.networks.detector import Detector
@@ -38,7 +39,7 @@ class Variant:
     ----------
     name : str
     key : str
-        Names its answers on disk: they hold for these weights alone.
+        Names its answers on disk: they hold for these weights and this code alone.
     search : callable
         Gives the answers for a detector's input.
     detector : Model or None
@@ -53,7 +54,13 @@ class Variant:
 
 def blob_variant() -> Variant:
     """Give the reference without training."""
-    return Variant(BLOBS, "blobs", find_blobs)
+    return Variant(BLOBS, _key(None, detect_module, blobs), blobs.find_blobs)
+
+
+def _key(weights: Path | None, *modules: ModuleType) -> str:
+    """Name answers by the weights and by the code that they came from."""
+    files = [Path(str(module.__file__)) for module in modules] + ([weights] if weights else [])
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
 
 
 def read_variant(name: str, path: Path, device: str = "auto") -> Variant:
@@ -70,12 +77,12 @@ def read_variant(name: str, path: Path, device: str = "auto") -> Variant:
     dtype = working_dtype(chosen)
     network = network.eval().to(chosen, dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     model = Model(network, {}, chosen, dtype, describe(chosen, dtype))
-    key = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    key = _key(file, detect_module, *([components] if isinstance(network, PlainUNet) else []))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript
         frozen = replace(model, module=torch.jit.freeze(torch.jit.script(network)))  # as searches run it, and faster
     if isinstance(network, PlainUNet):
-        return Variant(name, key, partial(find_components, frozen))
+        return Variant(name, key, partial(components.find_components, frozen))
     return Variant(name, key, lambda seen: {"": detect(frozen, seen, LOWEST, lambda *_: None)}, model)
 
 

@@ -11,6 +11,9 @@ from typing import TypeVar
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.anchors import MULTIPLE
 
+# Where a map is 2 voxels long along its first axis, the weight gradient of a 3x3x3 convolution in bfloat16 is garbage
+# on a CPU (torch 2.13, AVX512-BF16, measured against float32; other lengths are right). Both options refuse such sizes.
+
 Progress = Callable[[str, float, str], None]  # stage, share done 0-1, message
 T = TypeVar("T", bound="Training")
 
@@ -44,7 +47,8 @@ class Training:
     checkpoint_minutes : float
         Wall time between checkpoints.
     initial : Path or None
-        Exported network (TorchScript) whose weights a new run starts from; None starts from random ones.
+        Exported network (TorchScript) whose weights a new run starts from; None, and levels that it lacks, start from
+        random ones.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     bfloat16 : bool
@@ -135,9 +139,7 @@ class DetectorTraining(Training):
         r, a, s = self.crop
         if r != a or r % MULTIPLE[0] or s % MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")
-        if self.bfloat16 and r < 3 * MULTIPLE[0]:
-            # Where a map is 2 voxels long along its first axis, the weight gradient of a 3x3x3 convolution in bfloat16
-            # is garbage on a CPU (torch 2.13, AVX512-BF16, measured against float32; other lengths are right).
+        if self.bfloat16 and r < 96:  # one of the maps would be 2 voxels long
             raise InputError(f"The crop is {r} x {a} x {s}; bfloat16 needs 96 or more along R and A.")
 
 
@@ -175,3 +177,5 @@ class SegmenterTraining(Training):
     def __post_init__(self) -> None:
         if any(n % multiple for n, multiple in zip(self.window, (32, 32, 16), strict=True)):
             raise InputError(f"The window is {self.window}; its sizes must be multiples of 32, 32 and 16.")
+        if self.bfloat16 and self.window[0] < 64:  # the deepest map would be 2 voxels long
+            raise InputError(f"The window is {self.window}; bfloat16 needs 64 or more along R.")

@@ -107,7 +107,7 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
         "threshold": (threshold or DEFAULT_THRESHOLD) if name == "detector" else None,
         "training": {
             "config": _without_folders(state["config"]),
-            "started_from": _checksum(state["config"].get("initial")),
+            "started_from": state.get("started_from"),
             "heads": heads_of(state["config"]["split"]),
             "cases": state["cases"],
             "steps": state["step"],
@@ -167,11 +167,6 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> Path:
     """Write a manifest as JSON and return its path."""
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def _checksum(model: str | None) -> str | None:
-    """SHA-256 of the network that a run started from; None for a run from random weights."""
-    return hashlib.sha256(Path(model).read_bytes()).hexdigest() if model else None
 
 
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:

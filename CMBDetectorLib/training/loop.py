@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import math
 import os
 import time
@@ -49,7 +50,8 @@ def fit(
     Returns
     -------
     Path
-        The checkpoint: step, seconds, cases, config, and the states of the objective, its average, and the optimizer.
+        The checkpoint: step, seconds, cases, checksum of the network that it started from, config, and the states of
+        the objective, its average, and the optimizer.
     """
     device = choose_device(config.device)
     bfloat16 = config.bfloat16 and (device.type == "cuda" or has_native_bfloat16())
@@ -60,8 +62,10 @@ def fit(
 
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / CHECKPOINT
+    started_from: str | None = None
     if config.initial is not None and not path.exists():
         start_from(config.initial, objective)
+        started_from = hashlib.sha256(config.initial.read_bytes()).hexdigest()
         average.load_state_dict(objective.state_dict())
     step, seconds = 0, 0.0
     if path.exists():
@@ -70,7 +74,7 @@ def fit(
             objective.load_state_dict(state["objective"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
-            step, seconds = state["step"], state["seconds"]
+            step, seconds, started_from = state["step"], state["seconds"], state.get("started_from")
         except (RuntimeError, KeyError, ValueError) as problem:
             reason = str(problem).splitlines()[0]
             raise InputError(f"{path} is of another run ({reason}). Choose an empty folder for 'out'.") from None
@@ -80,6 +84,7 @@ def fit(
             "step": step,
             "seconds": seconds,
             "cases": cases,
+            "started_from": started_from,
             "config": {name: _plain(value) for name, value in asdict(config).items()},
             "objective": objective.state_dict(),
             "average": average.state_dict(),
@@ -126,6 +131,11 @@ def start_from(model: Path, objective: nn.Module) -> None:
         found = network.load_state_dict(torch.jit.load(str(model), map_location="cpu").state_dict(), strict=False)
         if found.unexpected_keys:
             raise RuntimeError(f"it also has {found.unexpected_keys[0]}")
+        known = {name.partition(".")[0] for name in network.state_dict()} - {
+            name.partition(".")[0] for name in found.missing_keys
+        }
+        if not known:
+            raise RuntimeError("it has nothing in common")
     except (OSError, RuntimeError, ValueError, AttributeError) as problem:
         reason = str(problem).splitlines()[0]
         raise InputError(f"{model} does not hold the weights of this network ({reason}).") from None

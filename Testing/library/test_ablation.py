@@ -30,6 +30,8 @@ from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.preprocessing import NetworkInput
 
+ROUND, WITH_PHASE = "darkness and roundness", "darkness, roundness and phase"
+
 torch.set_num_threads(1)  # for tensors this small, threads cost more than they give
 
 
@@ -59,12 +61,27 @@ def ready(network: torch.nn.Module) -> Model:
 
 def test_the_blob_detector_finds_a_dark_ball_at_its_place_and_size_and_no_bright_one() -> None:
     found = find_blobs(scan((96, 96, 48), [((12.0, 15.0, 20.0), 4.5, -0.7), ((32.0, 30.0, 30.0), 4.5, 0.7)]))
-    strongest = found["roundness"][0]
+    (strongest,) = found[ROUND]
     assert np.allclose(strongest.center_ras_mm, (2, -5, -10), atol=0.6)
     assert strongest.diameter_mm == 4.5
     assert strongest.probability == pytest.approx(0.65, abs=0.1), "about the contrast of the ball"
-    bright = np.linalg.norm(np.array([d.center_ras_mm for d in found["roundness"]]) - (22, 10, 0), axis=1)
-    assert bright.min() > 2, "its rim is darker than its middle, but that is no blob in it"
+
+
+def test_the_blob_detector_leaves_the_dark_rim_of_the_brain_and_prefers_a_ball_to_a_tube() -> None:
+    seen = scan((96, 96, 48), [((24.0, 24.0, 24.0), 4.5, -0.5)])
+    across, up = np.meshgrid(np.arange(96) * 0.5 - 12, np.arange(48) - 24.0, indexing="ij")
+    seen.array[0].swapaxes(0, 1)[:, np.hypot(across, up) < 1.5] = -0.7  # darker than the ball, along A
+    rim = np.ones((96, 96, 48), bool)
+    rim[2:-2, 2:-2, 1:-1] = False
+    seen.array[0, rim] = -0.9
+    inside = np.zeros((96, 96, 48), bool)
+    inside[1:-1, 1:-1, 1:-1] = True
+    seen.array[0, ~inside] = 0
+    found = find_blobs(seen)[ROUND]
+    assert np.allclose(found[0].center_ras_mm, (14, 4, -6), atol=0.6), "the ball comes first"
+    places = np.array([d.center_ras_mm for d in found]) - (-10, -20, -30)
+    assert (places >= 3).all()
+    assert (places <= np.array([47.5, 47.5, 47]) - 3).all()
 
 
 def test_the_phase_removes_a_blob_whose_dipole_is_diamagnetic() -> None:
@@ -76,9 +93,9 @@ def test_the_phase_removes_a_blob_whose_dipole_is_diamagnetic() -> None:
     for sign, kept in ((1, True), (-1, False)):
         seen.array[1] = sign * dipole
         found = find_blobs(seen)
-        near = [d for d in found["roundness and phase"] if np.allclose(d.center_ras_mm, (10, 0, -10), atol=1)]
+        near = [d for d in found[WITH_PHASE] if np.allclose(d.center_ras_mm, (10, 0, -10), atol=1)]
         assert bool(near) is kept
-        assert np.allclose(found["roundness"][0].center_ras_mm, (10, 0, -10), atol=1)
+        assert np.allclose(found[ROUND][0].center_ras_mm, (10, 0, -10), atol=1)
 
 
 def test_components_carry_their_place_size_and_either_score() -> None:

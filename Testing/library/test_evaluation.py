@@ -11,7 +11,7 @@ from PIL import Image
 
 from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures, region_dice
+from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 from Testing.synthetic_result import synthetic_result
@@ -127,13 +127,6 @@ def test_no_detection_and_no_lesion_give_no_sensitivity_rather_than_a_number():
     point = operating_point([empty], 0.5)
     assert np.isnan(point.sensitivity) and np.isnan(point.precision)
     assert point.false_positives_per_case == 0
-
-
-def test_dice_of_regions_is_as_worked_out_by_hand():
-    truth = np.array([9, 9, 10, 3, 1, 0])
-    found = np.array([9, 0, 12, 3, 2, 2])
-    assert region_dice(found, truth) == {"lobar": 0.8, "deep": 1.0, "infratentorial": pytest.approx(2 / 3)}
-    assert region_dice(np.zeros(3), np.zeros(3)) == {"lobar": 1.0, "deep": 1.0, "infratentorial": 1.0}
 
 
 def evaluated(lesions: list[int], mimics: list[int]) -> Evaluated:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from CMBDetectorLib.evaluation.regions import Agreement, compare, draw, page, summary
+from CMBDetectorLib.evaluation.overlap import compare
+from CMBDetectorLib.evaluation.regions import Agreement, draw, page, summary
 from CMBDetectorLib.volume import Volume
 
 
@@ -20,6 +21,17 @@ def test_dice_and_volumes_of_shifted_and_grown_blocks_are_as_counted_by_hand():
     assert volume_error == {"lobar": pytest.approx(0), "deep": pytest.approx(0.5)}
     assert in_tissue == {"lobar": 1, "deep": 1}, "what is taken for fluid, or the other way round, does not count"
     assert "infratentorial" not in dice, "the scan does not show it"
+
+
+def test_every_region_is_compared_apart_and_an_empty_map_has_none():
+    truth = np.array([9, 9, 10, 3, 1, 0])
+    dice, _, _ = compare(np.array([9, 0, 12, 3, 2, 2]), truth)
+    assert {name: dice[name] for name in ("lobar", "deep", "infratentorial")} == {
+        "lobar": 0.8,
+        "deep": 1.0,
+        "infratentorial": pytest.approx(2 / 3),
+    }
+    assert compare(np.zeros(3, int), np.zeros(3, int)) == ({}, {}, {})
 
 
 def test_in_tissue_a_region_taken_for_another_counts():

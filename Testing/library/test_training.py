@@ -91,6 +91,12 @@ def test_a_wrong_option_is_named(tmp_path: Path, text: str, said: str) -> None:
         DetectorTraining.from_json(file)
 
 
+def test_a_segmenter_window_that_bfloat16_cannot_train_on_is_refused(tmp_path: Path) -> None:
+    SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32), bfloat16=False)
+    with pytest.raises(InputError, match="bfloat16 needs 64"):
+        SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32))
+
+
 def test_the_learning_rate_rises_then_falls(tmp_path: Path) -> None:
     config = detector_training(tmp_path, steps=100, warmup=0.1, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(100)]
@@ -482,7 +488,7 @@ def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> No
 def test_the_segmenter_trains_on_rendered_scans_and_logs_both_losses(tmp_path: Path) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
     config = SegmenterTraining(
-        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", window=(32, 64, 32), rendered=1, steps=2
+        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", window=(64, 64, 32), rendered=1, steps=2
     )
     train_segmenter(config, silent)
     with (tmp_path / "run" / "log.csv").open() as file:
