@@ -21,7 +21,7 @@ SEGMENTER_SPACING_MM = (1.0, 1.0, 2.0)
 COARSE_SPACING_MM = (2.0, 2.0, 2.0)  # for what needs no fine edge
 DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
 BLACK = 0.35  # of the brightness of tissue: less is bone, air, vessel or lesion
-MARGIN_MM = 8.0  # around the brain's box: room for a lesion's dipole field at the surface
+MARGIN_MM = 8.0  # around the box of brain or head: room for a lesion's dipole field at the surface
 FLATTENING_SIGMA_MM = 12.0  # wider than the largest lesion (10 mm), narrower than a coil's shading
 
 Array = npt.NDArray[np.float32]
@@ -45,9 +45,20 @@ class NetworkInput:
 
 
 def segmenter_input(swi: Volume) -> NetworkInput:
-    """SWI and coordinates on the segmenter's grid: 1 x 1 x 2 mm over the whole scan, (4, R, A, S)."""
+    """SWI and coordinates on the segmenter's grid, (4, R, A, S): 1 x 1 x 2 mm, all slices, little air beside it."""
     seen = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
-    return NetworkInput(segmenter_channels(seen.array), seen.ijk_to_ras)
+    channels, head = _channels_and_head(seen.array)
+    # All slices stay: shading can make the lowest ones as dark as air.
+    r, a = (_with_air(np.flatnonzero(head.any(axis=others))) for others in ((1, 2), (0, 2)))
+    matrix = seen.ijk_to_ras.copy()
+    matrix[:3, 3] = seen.ras_of((r.start, a.start, 0))
+    return NetworkInput(np.ascontiguousarray(channels[:, r, a]), matrix)
+
+
+def _with_air(pairs: npt.NDArray[np.int64]) -> slice:
+    """From the pairs of voxels (2 mm) along one axis that hold head to those that the segmenter sees (1 mm)."""
+    margin = round(MARGIN_MM / 2)
+    return slice(2 * max(int(pairs[0]) - margin, 0), 2 * (int(pairs[-1]) + 1 + margin))
 
 
 def segmenter_channels(array: Array) -> Array:
@@ -59,6 +70,11 @@ def segmenter_channels(array: Array) -> Array:
         (4, R, A, S) float32: SWI as z-score over the head, clipped to [-3, 3], and the R, A, S coordinates relative to
         the head's centroid, in units of 100 mm.
     """
+    return _channels_and_head(array)[0]
+
+
+def _channels_and_head(array: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """`segmenter_channels`, and the head at 2 mm that they refer to."""
     r, a, s = array.shape
     pairs = np.pad(array, ((0, r % 2), (0, a % 2), (0, 0)), mode="edge").reshape(-(-r // 2), 2, -(-a // 2), 2, s)
     array_2mm = pairs.mean(axis=(1, 3))
@@ -71,7 +87,7 @@ def segmenter_channels(array: Array) -> Array:
         centroid_mm = first_mm[axis] + 2.0 * indices.mean()
         distance = (np.arange(array.shape[axis]) * step_mm - centroid_mm) / 100
         channels[1 + axis] = distance.reshape([-1 if other == axis else 1 for other in range(3)])
-    return channels
+    return channels, head
 
 
 def head_foreground(array_2mm: Array) -> npt.NDArray[np.bool_]:

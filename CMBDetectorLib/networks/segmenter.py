@@ -15,7 +15,7 @@ from CMBDetectorLib.networks.blocks import ConvBlock, Down, Up
 from CMBDetectorLib.regions import SUB_REGIONS
 
 CLASSES = len(SUB_REGIONS) + 1  # 0 is "none"
-MULTIPLE = (32, 32, 16)  # input sizes must be multiples of these
+MULTIPLE = (16, 16, 8)  # input sizes must be multiples of these
 HALF = (2, 2, 1)  # from 1 mm in plane to 2 mm; slices are 2 mm apart at both levels
 
 
@@ -50,7 +50,7 @@ class Segmenter(nn.Module):
         ----------
         x : Tensor, shape (B, 4, R, A, S)
             SWI and coordinates (`CMBDetectorLib.preprocessing.segmenter_input`); sizes are multiples of
-            (32, 32, 16).
+            (16, 16, 8).
 
         Returns
         -------

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.networks.anchors import MULTIPLE
+from CMBDetectorLib.networks import anchors, segmenter
 
 # Where a map is 2 voxels long along its first axis, the weight gradient of a 3x3x3 convolution in bfloat16 is garbage
 # on a CPU (torch 2.13, AVX512-BF16, measured against float32; other lengths are right). Both options refuse such sizes.
@@ -137,7 +137,7 @@ class DetectorTraining(Training):
         if self.head not in ("proposals", "mask"):
             raise InputError(f"The head is '{self.head}'; it must be 'proposals' or 'mask'.")
         r, a, s = self.crop
-        if r != a or r % MULTIPLE[0] or s % MULTIPLE[2]:
+        if r != a or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")
         if self.bfloat16 and r < 96:  # one of the maps would be 2 voxels long
             raise InputError(f"The crop is {r} x {a} x {s}; bfloat16 needs 96 or more along R and A.")
@@ -158,7 +158,7 @@ class SegmenterTraining(Training):
         Voxels along R, A, S (1 x 1 x 2 mm) of a domain-randomized image, large enough for a head.
     window : tuple of int
         Voxels of the random part of an image that a step computes: coordinates tell the network where it is. Multiples
-        of (32, 32, 16).
+        of (16, 16, 8).
     rendered : float
         Share of samples that are rendered cases; the rest are domain-randomized.
     dice_weight, side_weight : float
@@ -175,7 +175,7 @@ class SegmenterTraining(Training):
     side_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        if any(n % multiple for n, multiple in zip(self.window, (32, 32, 16), strict=True)):
-            raise InputError(f"The window is {self.window}; its sizes must be multiples of 32, 32 and 16.")
-        if self.bfloat16 and self.window[0] < 64:  # the deepest map would be 2 voxels long
-            raise InputError(f"The window is {self.window}; bfloat16 needs 64 or more along R.")
+        if any(n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):
+            raise InputError(f"The window is {self.window}; its sizes must be multiples of 16, 16 and 8.")
+        if self.bfloat16 and self.window[0] < 48:  # one of the maps would be 2 voxels long
+            raise InputError(f"The window is {self.window}; bfloat16 needs 48 or more along R.")

@@ -44,7 +44,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     },
     "segmenter": {
         "input": {
-            "shape": "(B, 4, R, A, S), multiples of 32, 32 and 16",
+            "shape": "(B, 4, R, A, S), multiples of 16, 16 and 8",
             "orientation": "RAS",
             "spacing_mm": [1.0, 1.0, 2.0],
             "channels": ["SWI", "R", "A", "S"],

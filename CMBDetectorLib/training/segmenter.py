@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from CMBDetectorLib.networks.segmenter import CLASSES, MULTIPLE, Segmenter
+from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
 from CMBDetectorLib.training.data import case_folders, is_fresh
@@ -120,9 +120,9 @@ def segmenter_batch(
             image, label = vary_window(scan.channels[(slice(None), *part)].astype(np.float32), scan.label[part], rng)
             left = np.full_like(label, UNKNOWN_SIDE)
         else:
-            # The field of view lacks up to 64 mm of slices.
-            slices = config.patch[2] - MULTIPLE[2] * int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2]))
-            shape = np.array((*config.patch[:2], max(slices, MULTIPLE[2]))) - rng.integers(0, MULTIPLE)
+            # The field of view lacks up to 64 mm of slices, and ends at any voxel.
+            slices = config.patch[2] - 16 * int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2]))
+            shape = np.array((*config.patch[:2], max(slices, 16))) - rng.integers(0, (32, 32, 16))
             sample = random_sample(heads[int(rng.integers(len(heads)))], [int(n) for n in shape], rng)
             part = _window(sample.label.shape, config.window, rng)
             image = segmenter_channels(sample.image)[(slice(None), *part)]

@@ -198,6 +198,24 @@ def test_the_segmenter_sees_a_standardized_head_and_coordinates_from_its_middle(
     assert np.allclose(brighter.array, seen.array, atol=1e-3)
 
 
+def test_the_segmenter_is_spared_the_air_beside_the_head_and_misses_nothing_of_it() -> None:
+    shape = (260, 250, 30)
+    matrix = np.diag([1.0, 1.0, 2.0, 1.0])
+    matrix[:3, 3] = (-150, -110, -20)
+    empty = Volume(np.zeros(shape, np.float32), matrix)
+    ras = coordinates(empty)
+    head = np.sqrt(((ras[..., :2] / [62, 78]) ** 2).sum(axis=-1)) < 1
+    rng = np.random.default_rng(3)
+    swi = empty.with_array((head * 100 + 3 * rng.rayleigh(1, shape)).astype(np.float32))
+    seen = segmenter_input(swi)
+    low, high = (Volume(seen.array[0], seen.ijk_to_ras).ras_of(ijk) for ijk in ((0, 0, 0), seen.array.shape[1:]))
+    assert (low[:2] <= (-70, -86)).all()
+    assert (high[:2] >= (70, 86)).all(), "8 mm of air and more remain"
+    assert (high[:2] - low[:2] <= (150, 182)).all()
+    assert seen.array.shape[3] == 30, "every slice"
+    assert np.allclose(seen.array[1:3, 0, 0, 0] * 100, low[:2], atol=1.5), "the coordinates refer to the head still"
+
+
 @pytest.mark.parametrize("air", [0.0, 4.0])
 @pytest.mark.parametrize("shading_per_mm", [0.0, 0.01])
 def test_the_head_is_found_stripped_or_not_and_in_spite_of_shading(air: float, shading_per_mm: float) -> None:

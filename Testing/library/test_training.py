@@ -93,7 +93,7 @@ def test_a_wrong_option_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 def test_a_segmenter_window_that_bfloat16_cannot_train_on_is_refused(tmp_path: Path) -> None:
     SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32), bfloat16=False)
-    with pytest.raises(InputError, match="bfloat16 needs 64"):
+    with pytest.raises(InputError, match="bfloat16 needs 48"):
         SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32))
 
 
