@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from PIL import Image
 
 from CMBDetectorLib.candidate import Candidate, PhaseEvidence
-from CMBDetectorLib.detect import Detection
+from CMBDetectorLib.detect import Detection, tiles
 from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.evaluation import components as tiles_module
 from CMBDetectorLib.evaluation import features
-from CMBDetectorLib.evaluation.ablation import Ablation, Outcome, at_equal_sensitivity, best_choice
+from CMBDetectorLib.evaluation.ablation import Ablation, Outcome, ablate, at_equal_sensitivity, best_choice
 from CMBDetectorLib.evaluation.blobs import find_blobs
 from CMBDetectorLib.evaluation.cohort import Evaluated, figures
 from CMBDetectorLib.evaluation.components import components, mask_probability
@@ -27,10 +29,16 @@ from CMBDetectorLib.evaluation.variants import Variant, answers, read_variant
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.networks.detector import Detector
-from CMBDetectorLib.networks.plain_unet import PlainUNet
+from CMBDetectorLib.networks.plain_unet import STRIDE, PlainUNet
 from CMBDetectorLib.preprocessing import NetworkInput
+from CMBDetectorLib.resources import resources_dir
+from CMBDetectorLib.volume import Volume, read_volume, write_volume
 
 ROUND, WITH_PHASE = "darkness and roundness", "darkness, roundness and phase"
+
+SAMPLE = next((resources_dir() / "SampleData").glob("*/truth.json")).parent
+MODELS = resources_dir() / "Models"
+SLICES = 24
 
 torch.set_num_threads(1)  # for tensors this small, threads cost more than they give
 
@@ -125,6 +133,25 @@ def test_the_mask_of_a_scan_is_the_same_as_that_of_its_only_tile() -> None:
         expected = torch.sigmoid(network.eval()(torch.from_numpy(padded)))[0].numpy()
     assert found.shape == (14, 16, 14)
     assert np.allclose(found, expected[:14, :, :14], atol=1e-5)
+
+
+class Darkness(torch.nn.Module):
+    """Answers its input, at 1 mm."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool3d(x[:, 0], STRIDE)
+
+
+def test_a_mask_of_several_tiles_has_no_seams_and_no_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles_module, "tiles", partial(tiles, largest=27))
+    rng = np.random.default_rng(5)
+    shape = (160, 134, 61)
+    seen = NetworkInput(rng.uniform(0.1, 1, (2, *shape)).astype(np.float32), np.eye(4))
+    assert len(list(tiles(shape, 27))) > 4
+    padded = np.zeros((1, 1, 160, 134, 61), np.float32)
+    padded[0, 0] = seen.array[0]
+    expected = torch.sigmoid(torch.nn.functional.avg_pool3d(torch.from_numpy(padded), STRIDE))[0, 0].numpy()
+    assert np.allclose(mask_probability(ready(Darkness()), seen), expected, atol=1e-6)
 
 
 # --- features
@@ -283,3 +310,45 @@ def test_the_page_shows_every_variant_and_draws_what_it_can(tmp_path: Path) -> N
         assert f"(images/ablation-{name}.png)" in page
         with Image.open(tmp_path / "images" / f"ablation-{name}.png") as picture:
             assert min(picture.size) > 200
+
+
+# --- all of it
+
+
+def part_of_the_sample(folder: Path, low: int) -> Path:
+    """Some slices of the sample as a case of its own, with the lesions that lie in them."""
+    folder.mkdir(parents=True)
+    truth = json.loads((SAMPLE / "truth.json").read_text())
+    for name in ("swi", "phase", "mars"):
+        volume = read_volume(SAMPLE / f"{name}.nii.gz")
+        matrix = volume.ijk_to_ras.copy()
+        matrix[:3, 3] = volume.ras_of((0, 0, low))
+        part = Volume(np.ascontiguousarray(volume.array[:, :, low : low + SLICES]), matrix)
+        write_volume(part, folder / f"{name}.nii.gz")
+    for kind in ("lesions", "faint", "mimics"):
+        truth[kind] = [one for one in truth[kind] if 3 < part.ijk_of(one["center_ras_mm"])[2] < SLICES - 4]
+    (folder / "truth.json").write_text(json.dumps(truth))
+    return folder
+
+
+def test_an_ablation_searches_measures_and_writes_every_table(tmp_path: Path) -> None:
+    part_of_the_sample(tmp_path / "test" / "one", 30)
+    part_of_the_sample(tmp_path / "validation" / "one", 36)
+    done = ablate(
+        tmp_path / "test",
+        tmp_path / "validation",
+        tmp_path / "out",
+        [("bundled", resources_dir() / "Models")],
+        anatomy="bundled",
+    )
+    assert list(done.outcomes) == ["bundled", "bundled + anatomy", "blob detector"]
+    lesions = len(json.loads((tmp_path / "test" / "one" / "truth.json").read_text())["lesions"])
+    report = done.content["variants"]["bundled + anatomy"]
+    assert (done.content["cases"], report["lesions"]) == (1, lesions)
+    assert report["sensitivity_at_false_positives"]["4"] >= 0.5
+    assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == done.content
+    for table in ("variants", "strata", "cases"):
+        rows = (tmp_path / "out" / f"{table}.csv").read_text().splitlines()
+        assert sum(row.startswith("bundled + anatomy,") for row in rows) >= 1
+    answered = sorted((tmp_path / "out" / "answers").rglob("*.json"))
+    assert len(answered) == 4, "two methods, two cases"
