@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from CMBDetectorLib.errors import InputError, ModelError, is_want_of_memory
+from CMBDetectorLib.preprocessing import DETECTOR_SPACING_MM, SEGMENTER_SPACING_MM
 from CMBDetectorLib.resources import resources_dir
 
 REMEDY = "Install CMBDetector again."
+SPACING_MM = {"detector": DETECTOR_SPACING_MM, "segmenter": SEGMENTER_SPACING_MM}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +64,20 @@ def load_model(name: str, *, device: str = "auto", models_dir: Path | None = Non
     Raises
     ------
     ModelError
-        A file is missing, unreadable, or not the one that the manifest describes.
+        A file is missing, unreadable, or not the one that the manifest describes, or the network reads other voxels
+        than this version makes.
     InputError
         ``cuda`` was asked for and there is none.
     """
     chosen = choose_device(device)
     folder = Path(models_dir) if models_dir is not None else resources_dir() / "Models"
     manifest = read_manifest(folder / f"{name}.json")
+    spacing_mm = manifest.get("input", {}).get("spacing_mm")
+    if spacing_mm != [*SPACING_MM[name]]:
+        raise ModelError(
+            f"The manifest {folder / name}.json is of another version of CMBDetector: its network reads voxels of "
+            f"{spacing_mm} mm, and this version makes {[*SPACING_MM[name]]}. {REMEDY}"
+        )
     path = folder / str(manifest["file"])
     try:
         content = path.read_bytes()

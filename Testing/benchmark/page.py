@@ -26,7 +26,7 @@ def page(figures: Figures) -> str:
 
 ## Compared with what one would use instead
 
-Seconds depend on the machine, ratios hardly do. Case: the sample scan on {GRIDS[LARGE]}, from file to file, without
+Seconds depend on the machine, and so may ratios. Case: the sample scan on {GRIDS[LARGE]}, from file to file, without
 start-up.
 
 {_comparison(figures)}

@@ -102,6 +102,14 @@ def test_a_network_that_torch_cannot_read_is_refused_by_name(copy: Path) -> None
         models.load_model("detector", device="cpu", models_dir=copy)
 
 
+def test_a_network_for_other_voxels_is_refused(copy: Path) -> None:
+    manifest = json.loads((copy / "detector.json").read_text())
+    manifest["input"]["spacing_mm"] = [0.5, 0.5, 0.64]
+    (copy / "detector.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"detector\.json is of another version .*\[0\.5, 0\.5, 0\.64\] mm.* makes"):
+        models.load_model("detector", device="cpu", models_dir=copy)
+
+
 @pytest.mark.parametrize("missing", ["detector.pt", "detector.json"])
 def test_a_missing_file_is_named(copy: Path, missing: str) -> None:
     (copy / missing).unlink()
