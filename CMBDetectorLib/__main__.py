@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         return _tell(
             options,
-            "cmb-detector: The disk is full. Make space on it.",
+            "cmb-detector: The disk that this command writes to is full. Make space on it.",
             OutputError.exit_code,
         )
 

@@ -16,7 +16,7 @@ _NO_MEMORY = re.compile(
 )
 # TorchScript makes a plain RuntimeError of every exception, so that only the words tell.
 _NO_DEVICE_MEMORY = re.compile(
-    "CUDA out of memory|CUDA error: out of memory|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED", re.IGNORECASE
+    "(CUDA|HIP)( driver)?( error:)? out of memory|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
 
 

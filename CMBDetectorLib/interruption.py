@@ -24,8 +24,10 @@ def cleared_away(clear: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        _due.remove(clear)
-        clear()
+        try:
+            clear()
+        finally:
+            _due.remove(clear)  # not before: whoever abandons the process meanwhile has to clear away, too
 
 
 def abandon() -> None:

@@ -16,7 +16,7 @@ DETECTING = 2.1, 12  # in float32; grows with the brain, up to the largest tile 
 
 
 def needed_gb(voxels: int) -> float:
-    """Memory that a search of a scan with so many voxels needs at its peak, 10^9 bytes."""
+    """Memory that a search of an image with so many voxels needs at its peak, 10^9 bytes."""
     return max(base_gb + voxels * each / 1e9 for base_gb, each in (PREPARING, DETECTING))
 
 
@@ -26,7 +26,7 @@ def require_memory_for(voxels: int, image: object, free_gb: float | None) -> Non
     Parameters
     ----------
     voxels : int
-        Of the SWI; the phase is assumed to have as many.
+        Of the image; the other one is assumed to have as many.
     image : object
         Its name, for the message.
     free_gb : float or None
@@ -36,7 +36,7 @@ def require_memory_for(voxels: int, image: object, free_gb: float | None) -> Non
     if free_gb is not None and needed > free_gb:
         raise OutOfMemoryError(
             f"{image} has {voxels / 1e6:.0f} million voxels; searching it needs about {needed:.1f} GB of memory, and "
-            f"{free_gb:.1f} GB are free. Close other programs, or use a machine with more memory."
+            f"this machine has {free_gb:.1f} GB for it. Close other programs, or use a machine with more memory."
         )
 
 

@@ -72,11 +72,11 @@ def load_model(name: str, *, device: str = "auto", models_dir: Path | None = Non
     chosen = choose_device(device)
     folder = Path(models_dir) if models_dir is not None else resources_dir() / "Models"
     manifest = read_manifest(folder / f"{name}.json")
-    spacing_mm = manifest.get("input", {}).get("spacing_mm")
-    if spacing_mm != [*SPACING_MM[name]]:
+    if manifest["input"]["spacing_mm"] != [*SPACING_MM[name]]:
+        read, made = (" x ".join(f"{n:g}" for n in mm) for mm in (manifest["input"]["spacing_mm"], SPACING_MM[name]))
         raise ModelError(
             f"The manifest {folder / name}.json is of another version of CMBDetector: its network reads voxels of "
-            f"{spacing_mm} mm, and this version makes {[*SPACING_MM[name]]}. {REMEDY}"
+            f"{read} mm, and this version makes {made} mm. {REMEDY}"
         )
     path = folder / str(manifest["file"])
     try:
@@ -109,8 +109,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ModelError(f"The manifest {path} cannot be read ({problem.strerror}). {REMEDY}") from None
     except ValueError:
         raise ModelError(f"The manifest {path} is damaged: it is not JSON. {REMEDY}") from None
-    if not isinstance(manifest, dict) or not {"file", "sha256", "threshold"} <= set(manifest):
-        raise ModelError(f"The manifest {path} names no file, no checksum or no threshold. {REMEDY}")
+    if not isinstance(manifest, dict) or not {"file", "sha256", "threshold", "input"} <= set(manifest):
+        raise ModelError(f"The manifest {path} names no file, no checksum, no threshold or no input. {REMEDY}")
+    spacing_mm = manifest["input"].get("spacing_mm") if isinstance(manifest["input"], dict) else None
+    if not isinstance(spacing_mm, list) or not all(isinstance(mm, float | int) for mm in spacing_mm):
+        raise ModelError(f"The manifest {path} does not say which voxels the network reads (spacing_mm). {REMEDY}")
     return manifest
 
 

@@ -82,9 +82,10 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
         )[0]
 
     with _timed("read", seconds, progress):
-        free_gb, voxels = available_gb(), voxels_in(request.swi)
-        for image in filter(None, (request.swi, request.phase)):
-            if (known := voxels_in(image)) is not None:
+        free_gb = available_gb()
+        voxels = {image: voxels_in(image) for image in (request.swi, request.phase) if image is not None}
+        for image, known in voxels.items():
+            if known is not None:
                 require_memory_for(known, image, free_gb)
         phase_later = beside.submit(read_volume, request.phase) if request.phase is not None else None
         detector = load_where_it_fits("detector")
@@ -92,7 +93,7 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
         segmenter = load_where_it_fits("segmenter")
         progress("read", 0.2, f"Reading {request.swi.name}")
         swi = read_volume(request.swi)
-        if voxels is None:
+        if voxels[request.swi] is None:
             require_memory_for(swi.array.size, request.swi, free_gb)
         if request.phase is not None:
             progress("read", 0.6, f"Reading {request.phase.name}")

@@ -22,6 +22,9 @@ COARSE_SPACING_MM = (2.0, 2.0, 2.0)  # for what needs no fine edge
 DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
 BLACK = 0.35  # of the brightness of tissue: less is bone, air, vessel or lesion
 MARGIN_MM = 8.0  # around the box of brain or head: room for a lesion's dipole field at the surface
+# Least brightness of a head, as shares of Otsu's threshold: coil shading makes its middle darker than its rim, air is
+# darker still. Strong shading hides a side from the first, with which the segmenter was trained, not from the second.
+HEAD, HEAD_AND_SHADE = 0.5, 0.1
 FLATTENING_SIGMA_MM = 12.0  # wider than the largest lesion (10 mm), narrower than a coil's shading
 
 Array = npt.NDArray[np.float32]
@@ -47,7 +50,8 @@ class NetworkInput:
 def segmenter_input(swi: Volume) -> NetworkInput:
     """SWI and coordinates on the segmenter's grid, (4, R, A, S): 1 x 1 x 2 mm, all slices, little air beside it."""
     seen = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
-    channels, head = _channels_and_head(seen.array)
+    channels = segmenter_channels(seen.array)
+    head = head_foreground(_in_pairs(seen.array), HEAD_AND_SHADE)
     # All slices stay: shading can make the lowest ones as dark as air.
     r, a = (_with_air(np.flatnonzero(head.any(axis=others))) for others in ((1, 2), (0, 2)))
     matrix = seen.ijk_to_ras.copy()
@@ -70,32 +74,35 @@ def segmenter_channels(array: Array) -> Array:
         (4, R, A, S) float32: SWI as z-score over the head, clipped to [-3, 3], and the R, A, S coordinates relative to
         the head's centroid, in units of 100 mm.
     """
-    return _channels_and_head(array)[0]
-
-
-def _channels_and_head(array: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """`segmenter_channels`, and the head at 2 mm that they refer to."""
-    r, a, s = array.shape
-    pairs = np.pad(array, ((0, r % 2), (0, a % 2), (0, 0)), mode="edge").reshape(-(-r // 2), 2, -(-a // 2), 2, s)
-    array_2mm = pairs.mean(axis=(1, 3))
-    head = head_foreground(array_2mm)
+    array_2mm = _in_pairs(array)
+    head = head_foreground(array_2mm, HEAD)
     values = array_2mm[head]
-    channels = np.empty((4, r, a, s), np.float32)
+    channels = np.empty((4, *array.shape), np.float32)
     channels[0] = np.clip((array - values.mean()) / max(float(values.std()), 1e-6), -3, 3)
     first_mm = np.array([0.5, 0.5, 0.0])  # center of the first pair from that of the first voxel
     for axis, (indices, step_mm) in enumerate(zip(np.nonzero(head), SEGMENTER_SPACING_MM, strict=True)):
         centroid_mm = first_mm[axis] + 2.0 * indices.mean()
         distance = (np.arange(array.shape[axis]) * step_mm - centroid_mm) / 100
         channels[1 + axis] = distance.reshape([-1 if other == axis else 1 for other in range(3)])
-    return channels, head
+    return channels
 
 
-def head_foreground(array_2mm: Array) -> npt.NDArray[np.bool_]:
-    """Head (or what skull stripping left of it) in an array at 2 mm, holes filled; never empty."""
+def _in_pairs(array: Array) -> Array:
+    """Array at 1 x 1 x 2 mm at 2 mm."""
+    r, a, s = array.shape
+    pairs = np.pad(array, ((0, r % 2), (0, a % 2), (0, 0)), mode="edge").reshape(-(-r // 2), 2, -(-a // 2), 2, s)
+    mean: Array = pairs.mean(axis=(1, 3))
+    return mean
+
+
+def head_foreground(array_2mm: Array, least: float) -> npt.NDArray[np.bool_]:
+    """Head (or what skull stripping left of it) in an array at 2 mm, holes filled; never empty.
+
+    `least` is the brightness above that of air that counts as head, as a share of Otsu's threshold.
+    """
     smooth = ndimage.gaussian_filter(np.minimum(array_2mm, np.percentile(array_2mm, 99)), 2.0)
-    # Half of Otsu's threshold: coil shading makes the middle of the head darker than its rim, air is darker still.
     air = float(smooth.min())
-    bright = smooth > air + 0.5 * (threshold_otsu(smooth) - air) if np.ptp(smooth) else np.ones(smooth.shape, bool)
+    bright = smooth > air + least * (threshold_otsu(smooth) - air) if np.ptp(smooth) else np.ones(smooth.shape, bool)
     return ndimage.binary_fill_holes(largest_component(bright))
 
 

@@ -72,7 +72,7 @@ def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> np
         small[0] = False
         probability[(label, *box)][small[pieces]] = 0
         emptied[box] |= small[pieces]
-    probability[:, emptied] /= np.maximum(probability[:, emptied].sum(axis=0), 1e-6)
+    probability[:, emptied] /= np.maximum(probability[:, emptied].sum(axis=0), np.finfo(np.float32).tiny)
     return probability
 
 

@@ -223,6 +223,8 @@ def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> 
     ------
     OutputError
         The file cannot be written, or not wholly.
+    OutOfMemoryError
+        Nor can it be kept in memory beside its copies.
     """
     path = Path(path)
     array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
@@ -238,7 +240,9 @@ def write_volume(volume: Volume, path: Path | str, *, compress: bool = True) -> 
             _check_nifti(path)  # on a full disk, ITK leaves a NIfTI file cut short and reports success
     except (RuntimeError, InputError, OSError) as problem:
         if is_want_of_memory(problem):
-            raise MemoryError from None  # the file is of a hidden draft: who asked for it names what the user knows
+            raise OutOfMemoryError(
+                "The memory of this machine does not suffice to write the images. Close other programs and try again."
+            ) from None
         raise OutputError(f"{path} cannot be written. Check the folder, its permission and the free space.") from None
 
 

@@ -61,8 +61,9 @@ def _peaks(swi: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int64], npt.ND
     smooth = np.stack([ndimage.gaussian_filter(swi, sigma, truncate=3) for sigma in sigmas])
     scales = np.stack([sigma**2 * ndimage.laplace(one) for sigma, one in zip(sigmas, smooth, strict=True)])
     inside = ndimage.binary_closing(np.pad(swi != 0, 2))  # voxels of exactly the local brightness belong to it
-    scales *= ndimage.distance_transform_edt(inside)[2:-2, 2:-2, 2:-2] > EDGE_MM
+    depth_mm = ndimage.distance_transform_edt(inside)[2:-2, 2:-2, 2:-2]
     peaks = peak_local_max(scales, threshold_abs=LEAST, exclude_border=False)
+    peaks = peaks[depth_mm[tuple(peaks[:, 1:].T)] > EDGE_MM]
     curvature = np.linalg.eigvalsh(_hessians(smooth, peaks))
     strength = scales[tuple(peaks.T)] * curvature[:, 0].clip(0) / curvature[:, 2].clip(1e-6)
     kept = strength >= LEAST_STRENGTH

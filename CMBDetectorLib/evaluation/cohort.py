@@ -43,12 +43,10 @@ class Evaluated:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, folder: Path, result: Result) -> Evaluated:
+    def of(cls, name: str, folder: Path, result: Result) -> Evaluated:
         """Join the result of a case with the truth in its folder."""
         dice, _, _ = compare(result.regions.array, read_volume(folder / "mars.nii.gz").array)
-        return cls(
-            folder.name, truth_of(folder), result.candidates, dice, sum(result.provenance.seconds_per_stage.values())
-        )
+        return cls(name, truth_of(folder), result.candidates, dice, sum(result.provenance.seconds_per_stage.values()))
 
     @property
     def counted(self) -> list[Candidate]:
@@ -87,8 +85,8 @@ def evaluate(
     """
     folders = case_folders(*cases_dirs)
     done: list[Evaluated] = []
-    for n, folder in enumerate(folders):
-        progress("evaluate", n / len(folders), folder.name)
+    for n, (name, folder) in enumerate(folders.items()):
+        progress("evaluate", n / len(folders), name)
         request = DetectionRequest(
             swi=folder / "swi.nii.gz",
             phase=folder / "phase.nii.gz" if with_phase else None,
@@ -96,7 +94,7 @@ def evaluate(
             settings=settings,
         )
         result = run(request, lambda *_: None, models_dir)
-        done.append(Evaluated.of(folder, result))
+        done.append(Evaluated.of(name, folder, result))
         threshold = result.provenance.threshold
     report = figures(done, threshold)
     out.mkdir(parents=True, exist_ok=True)
@@ -109,16 +107,26 @@ def evaluate(
     return report
 
 
-def case_folders(*cases_dirs: Path) -> list[Path]:
-    """Folders of cases with truth below each folder; `InputError` where one holds none."""
-    folders = []
+def case_folders(*cases_dirs: Path) -> dict[str, Path]:
+    """Folders of cases with truth by name, such as ``test-case_0003`` for ``test/case_0003``.
+
+    Raises
+    ------
+    InputError
+        A folder holds no cases, or two cases have one name.
+    """
+    folders: dict[str, Path] = {}
     for cases_dir in cases_dirs:
         found = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
         if not found:
             raise InputError(
                 f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz."
             )
-        folders += found
+        for folder in found:
+            name = f"{Path(cases_dir).absolute().name}-{folder.name}"
+            if name in folders:
+                raise InputError(f"{folders[name]} and {folder} are both called {name}. Rename one of their folders.")
+            folders[name] = folder
     return folders
 
 
@@ -231,6 +239,6 @@ def _case_row(case: Evaluated, matched: Matches, threshold: float) -> dict[str, 
         "found": int((counted & (matched.lesion >= 0)).sum()),
         "false_positives": int((counted & (matched.lesion == FALSE)).sum()),
         "excluded": sum(c.is_excluded and c.probability >= threshold for c in case.candidates),
-        **{f"dice_{r.value}": _mean([case.dice[r.value]] if r.value in case.dice else []) for r in Region},
+        **{f"dice_{r.value}": _number(case.dice.get(r.value, np.nan)) for r in Region},
         "seconds": round(case.seconds, 1),
     }

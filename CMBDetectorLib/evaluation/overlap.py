@@ -11,12 +11,21 @@ Labels = npt.NDArray[np.integer]
 
 
 def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Dice per region, Dice in tissue and relative error of the volume, as `Agreement` of the regions page holds them.
+    """Compare two label maps, by MARS sub-region and by group region.
 
     Parameters
     ----------
     found, truth : ndarray of int
         MARS labels (0-13) on one grid.
+
+    Returns
+    -------
+    dice : dict of float
+        By name of the region. Regions that the truth lacks are left out, here and below.
+    in_tissue : dict of float
+        Dice of each group region among the voxels that are tissue in both maps.
+    volume_error : dict of float
+        Volume found over the true one, minus 1, of each group region.
     """
     count = len(SUB_REGIONS) + 1
     joint = np.bincount(truth.astype(np.int64).ravel() * count + found.ravel(), minlength=count**2)

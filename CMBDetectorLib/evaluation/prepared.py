@@ -67,14 +67,14 @@ def prepare_cases(cases_dir: Path, cache: Path, segmenter: Model, progress: Prog
     """
     folders = case_folders(cases_dir)
     prepared = []
-    for n, folder in enumerate(folders):
-        progress("prepare", n / len(folders), folder.name)
+    for n, (name, folder) in enumerate(folders.items()):
+        progress("prepare", n / len(folders), name)
         place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]  # two folders may share their names
         made = cache / f"{Path(cases_dir).name}_{folder.name}_{place}"
         record = made / "case.json"
         if not is_fresh(record, folder) or _known(made)["segmenter"] != segmenter.manifest["sha256"]:
             _prepare(folder, made, segmenter)
-        prepared.append(PreparedCase(folder.name, truth_of(folder), _known(made)["dice"], made))
+        prepared.append(PreparedCase(name, truth_of(folder), _known(made)["dice"], made))
     return prepared
 
 

@@ -72,21 +72,20 @@ def evaluate_regions(
     """
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
     folders = case_folders(*cases_dirs)
-    agreements = {}
-    for n, folder in enumerate(folders):
-        progress("evaluate-regions", n / len(folders), folder.name)
+    agreements = []
+    for n, (name, folder) in enumerate(folders.items()):
+        progress("evaluate-regions", n / len(folders), name)
         _, found, true = _segmented(folder, segmenter)
         truth = truth_of(folder)
-        name = f"{folder.parent.name}-{folder.name}"
-        agreements[folder] = Agreement(name, truth["head"], truth["protocol"], *compare(found.array, true.array))
-    content = summary(list(agreements.values()))
+        agreements.append(Agreement(name, truth["head"], truth["protocol"], *compare(found.array, true.array)))
+    content = summary(agreements)
     out.mkdir(parents=True, exist_ok=True)
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    worst = sorted(agreements, key=lambda folder: agreements[folder].mean_dice)[:WORST]
-    for folder in worst:
-        picture = draw(*_segmented(folder, segmenter)).quantize(COLORS)
-        picture.save(out / f"regions-{agreements[folder].case}.png", optimize=True)
-    (out / "regions.md").write_text(page(content, [agreements[folder] for folder in worst]), encoding="utf-8")
+    worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
+    for agreement in worst:
+        picture = draw(*_segmented(folders[agreement.case], segmenter)).quantize(COLORS)
+        picture.save(out / f"regions-{agreement.case}.png", optimize=True)
+    (out / "regions.md").write_text(page(content, worst), encoding="utf-8")
     progress("evaluate-regions", 1.0, f"{len(folders)} cases")
     return content
 

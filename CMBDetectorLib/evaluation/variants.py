@@ -39,7 +39,7 @@ class Variant:
     ----------
     name : str
     key : str
-        Names its answers on disk: they hold for these weights and this code alone.
+        Names its answers on disk, by the weights and the code of the search; empty the folder after other changes.
     search : callable
         Gives the answers for a detector's input.
     detector : Model or None

@@ -12,7 +12,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks import anchors, segmenter
 
 # Where a map is 2 voxels long along its first axis, the weight gradient of a 3x3x3 convolution in bfloat16 is garbage
-# on a CPU (torch 2.13, AVX512-BF16, measured against float32; other lengths are right). Both options refuse such sizes.
+# on a CPU (torch 2.13, AVX512-BF16, measured against float32; other lengths are right). Such sizes are refused below.
 
 Progress = Callable[[str, float, str], None]  # stage, share done 0-1, message
 T = TypeVar("T", bound="Training")

@@ -57,7 +57,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     },
 }
 
-SMALLEST_INPUT = {"detector": (1, 2, 64, 32, 32), "segmenter": (1, 4, 64, 32, 48)}
+EXAMPLE_INPUT = {"detector": (1, 2, 64, 32, 32), "segmenter": (1, 4, 64, 32, 48)}
 TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 
@@ -96,7 +96,7 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
 
     models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / f"{name}.pt"
-    script(network, torch.rand(SMALLEST_INPUT[name]), path)
+    script(network, torch.rand(EXAMPLE_INPUT[name]), path)
     manifest = {
         "name": name,
         "file": path.name,

@@ -131,10 +131,7 @@ def start_from(model: Path, objective: nn.Module) -> None:
         found = network.load_state_dict(torch.jit.load(str(model), map_location="cpu").state_dict(), strict=False)
         if found.unexpected_keys:
             raise RuntimeError(f"it also has {found.unexpected_keys[0]}")
-        known = {name.partition(".")[0] for name in network.state_dict()} - {
-            name.partition(".")[0] for name in found.missing_keys
-        }
-        if not known:
+        if {name for name, _ in network.named_parameters()} <= set(found.missing_keys):
             raise RuntimeError("it has nothing in common")
     except (OSError, RuntimeError, ValueError, AttributeError) as problem:
         reason = str(problem).splitlines()[0]

@@ -120,7 +120,7 @@ def segmenter_batch(
             image, label = vary_window(scan.channels[(slice(None), *part)].astype(np.float32), scan.label[part], rng)
             left = np.full_like(label, UNKNOWN_SIDE)
         else:
-            # The field of view lacks up to 64 mm of slices, and ends at any voxel.
+            # The field of view lacks up to 94 mm of slices.
             slices = config.patch[2] - 16 * int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2]))
             shape = np.array((*config.patch[:2], max(slices, 16))) - rng.integers(0, (32, 32, 16))
             sample = random_sample(heads[int(rng.integers(len(heads)))], [int(n) for n in shape], rng)

@@ -171,7 +171,9 @@ def test_a_hole_that_a_lesion_makes_in_the_brain_is_filled_and_a_ventricle_is_no
     labels[5:35, 5:35, 5:35] = 9
     labels[20:23, 20:23, 20:23] = 0  # 6 mm
     labels[8:14, 8:14, 8:14] = 0  # 12 mm: 1.7 ml
-    cleaned = without_islands(probabilities(labels), voxel_ml=0.008).argmax(axis=0)
+    probability = without_islands(probabilities(labels), voxel_ml=0.008)
+    assert np.allclose(probability[:, 20:23, 20:23, 20:23].sum(axis=0), 1, atol=1e-5)
+    cleaned = probability.argmax(axis=0)
     assert (cleaned[20:23, 20:23, 20:23] == 9).all()
     assert not cleaned[8:14, 8:14, 8:14].any()
     assert not cleaned[:5].any()

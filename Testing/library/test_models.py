@@ -106,7 +106,7 @@ def test_a_network_for_other_voxels_is_refused(copy: Path) -> None:
     manifest = json.loads((copy / "detector.json").read_text())
     manifest["input"]["spacing_mm"] = [0.5, 0.5, 0.64]
     (copy / "detector.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match=r"detector\.json is of another version .*\[0\.5, 0\.5, 0\.64\] mm.* makes"):
+    with pytest.raises(ModelError, match=r"detector\.json .*0\.5 x 0\.5 x 0\.64 mm.* makes 0\.5 x 0\.5 x 1 mm"):
         models.load_model("detector", device="cpu", models_dir=copy)
 
 
@@ -117,7 +117,9 @@ def test_a_missing_file_is_named(copy: Path, missing: str) -> None:
         models.load_model("detector", device="cpu", models_dir=copy)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"file": "detector.pt"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"file": "detector.pt"}', '{"file": "", "sha256": "", "threshold": 0.5, "input": []}']
+)
 def test_a_manifest_that_says_nothing_is_refused(copy: Path, text: str) -> None:
     (copy / "detector.json").write_text(text)
     with pytest.raises(ModelError, match=r"detector\.json"):
@@ -145,7 +147,8 @@ def test_a_run_may_start_from_an_exported_network_and_only_from_one_that_fits(tm
     for name, value in trained.network.state_dict().items():
         assert torch.equal(fresh.network.state_dict()[name], value)
     (tmp_path / "text.pt").write_text("no network")
-    for wrong in ("text.pt", "missing.pt"):
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "empty.pt"))
+    for wrong in ("text.pt", "missing.pt", "empty.pt"):
         with pytest.raises(InputError, match=f"{wrong} does not hold the weights"):
             start_from(tmp_path / wrong, fresh)
     detector = DetectorObjective(DetectorTraining(out=tmp_path, cases=tmp_path, cache=tmp_path))

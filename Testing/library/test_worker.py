@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from CMBDetectorLib.errors import DeviceMemoryError, InputError, OutOfMemoryError
+from CMBDetectorLib.interruption import abandon, cleared_away
 from CMBDetectorLib.request import DetectionRequest
 from CMBDetectorLib.worker import perform
 from Testing.small_scan import SAMPLE, Scan
@@ -105,3 +106,18 @@ def test_a_request_that_is_not_valid_is_refused_plainly(text):
 def test_a_request_survives_its_file():
     request = DetectionRequest(swi=Path("a b/ä.nii"), phase=None, out=Path("out"), overwrite=True)
     assert DetectionRequest.from_json(request.to_json()) == request
+
+
+def test_a_process_abandoned_while_a_block_clears_away_clears_away_too() -> None:
+    calls: list[str] = []
+
+    def clear() -> None:
+        calls.append("cleared")
+        if len(calls) == 1:
+            abandon()  # as another thread may, before this call has done its work
+
+    with cleared_away(clear):
+        pass
+    assert len(calls) == 2
+    abandon()
+    assert len(calls) == 2, "a block that has ended is no longer due"
