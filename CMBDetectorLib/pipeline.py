@@ -122,6 +122,8 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
         )
         if prepared and prepared.notice:
             notices.append(prepared.notice)
+        if prepared and not prepared.sign_is_known:
+            prepared = None
         inputs = replace(inputs, phase=None)  # the filtered one takes its place
         network_input = detector_input(inputs.swi, prepared.volume if prepared else None, regions.brain)
     with _timed("detect", seconds, progress):

@@ -18,7 +18,7 @@ from CMBDetectorLib.volume import Volume
 Progress = Callable[[str, float, str], None]
 
 ISLAND_ML = 0.3  # smaller detached pieces of a region are mistakes of the network
-SLICES_AT_ONCE = 8  # 14 probabilities for every voxel of a scan do not fit into memory
+SLICES_AT_ONCE = 4  # 14 probabilities for every voxel of a scan do not fit into memory, of a few slices into the cache
 
 
 def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:

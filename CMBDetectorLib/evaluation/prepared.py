@@ -83,8 +83,8 @@ def _prepare(folder: Path, made: Path, segmenter: Model) -> None:
     inputs = check(read_volume(folder / "swi.nii.gz"), read_volume(folder / "phase.nii.gz"), force=True)
     assert inputs.phase is not None
     found = segment(segmenter, inputs.swi, lambda *_: None)
-    phase = prepare(inputs.phase, inputs.swi, found.brain).volume
-    seen = detector_input(inputs.swi, phase, found.brain)
+    phase = prepare(inputs.phase, inputs.swi, found.brain)
+    seen = detector_input(inputs.swi, phase.volume if phase.sign_is_known else None, found.brain)
     made.mkdir(parents=True, exist_ok=True)
     np.save(made / "input.npy", seen.array.astype(np.float16))
     np.savez_compressed(

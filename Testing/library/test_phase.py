@@ -146,6 +146,17 @@ def test_phase_that_does_not_belong_to_the_swi_draws_a_notice() -> None:
     assert "set the polarity by hand" in prepare(brain.with_array(phase[::-1, ::-1]), swi, brain).notice
 
 
+def test_a_sign_that_cannot_be_told_is_said_to_be_unknown_unless_it_is_given() -> None:
+    magnitude, phase, brain = veins()
+    swi = brain.with_array(swi_of(magnitude, phase).astype(np.float32))
+    noise = brain.with_array(np.random.default_rng(4).uniform(-3, 3, phase.shape).astype(np.float32))
+    unknown = prepare(noise, swi, brain)
+    assert not unknown.sign_is_known
+    assert "the phase was not used" in unknown.notice
+    assert prepare(noise, swi, brain, "dark").sign_is_known
+    assert prepare(brain.with_array(phase), swi, brain).sign_is_known
+
+
 def test_wrapped_phase_of_either_sign_is_prepared_into_the_same_canonical_phase() -> None:
     magnitude, phase, brain = veins()
     swi = brain.with_array(swi_of(magnitude, phase).astype(np.float32))
