@@ -460,6 +460,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if device == "auto" and found.provenance.device.startswith("cpu"):
             text = _("{name}: {n} candidates; searched on {device}. There is no GPU that PyTorch can use.")
         text = text.format(name=case.name, n=len(found.counted), device=found.provenance.device)
+        if found.provenance.phase is not None and found.provenance.polarity == "none":
+            text += " " + _("The phase was not used: its sign cannot be told. Set the phase polarity and search again.")
         self._endSearch(text)
         self.review.say(text)
 

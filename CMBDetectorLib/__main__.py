@@ -18,7 +18,7 @@ from pathlib import Path
 
 from CMBDetectorLib import RESEARCH_USE, __version__
 from CMBDetectorLib.encoding import restart_in_utf8
-from CMBDetectorLib.errors import Cancelled, CMBDetectorError, OutputError
+from CMBDetectorLib.errors import Cancelled, CMBDetectorError, InputError, OutputError
 from CMBDetectorLib.interruption import raise_on_termination
 from CMBDetectorLib.request import DEVICES, POLARITIES, DetectionRequest, Settings
 from CMBDetectorLib.stages import overall
@@ -135,6 +135,8 @@ def implant(options: argparse.Namespace) -> None:
     assert inputs.phase is not None
     regions = segment(load_model("segmenter"), inputs.swi, _progress(options))
     prepared = prepare(inputs.phase, inputs.swi, regions.brain, options.polarity)
+    if not prepared.sign_is_known:
+        raise InputError(f"The sign of the phase {options.phase} cannot be told. Give --polarity bright or dark.")
 
     same_grid = phase.array.shape == swi.array.shape and abs(phase.ijk_to_ras - swi.ijk_to_ras).max() < 1e-3
     case = implanted_case(

@@ -28,8 +28,8 @@ VEIN_MM = 5.0  # dark structures thinner than this count as veins
 EDGE_MM = 8.0  # nearer to the brain's surface, air and bone outweigh the veins
 PART_MM = 24  # the brain is judged in cubes of this size
 SURE = 0.8  # confidence below which the measured polarity deserves a notice
-# And below which it is no better than a toss: the wrong sign makes microbleeds of calcifications, which costs more than
-# the phase brings. The least of 48 simulated scans of training and validation heads, all of them told right, was 0.70.
+# And below which the phase is not used: near 0.5 it is a toss, and the wrong sign makes microbleeds of calcifications.
+# The least of 48 simulated scans of training and validation heads, all of them told right, was 0.70.
 KNOWN = 0.6
 
 
@@ -164,14 +164,19 @@ def prepare(phase: Volume, swi: Volume, brain: Volume, polarity: str = "auto") -
     if polarity == "auto":
         used, confidence = measure_polarity(filtered, swi, brain)
         if confidence < SURE:
-            notice = (
-                f"The sign of the phase is uncertain: veins look {used} in only {confidence:.0%} of the brain's parts. "
-                f"{'' if confidence >= KNOWN else 'So the phase was not used. '}"
-                "Look at a vein on the phase image and set the polarity by hand."
-            )
+            notice = _uncertain(used, confidence)
     if used == "dark":
         np.negative(filtered, out=filtered)
     return PreparedPhase(swi.with_array(filtered), used, notice, confidence >= KNOWN)
+
+
+def _uncertain(polarity: str, confidence: float) -> str:
+    """What the reader should know of a polarity that was hard to tell."""
+    doubt = f"is uncertain: veins look {polarity} in only {confidence:.0%} of the brain's parts."
+    if not confidence:
+        doubt = "cannot be measured: too little of the inside of the brain is in the image."
+    left_out = "" if confidence >= KNOWN else " So the phase was not used."
+    return f"The sign of the phase {doubt}{left_out} Look at a vein on the phase image and set the polarity by hand."
 
 
 def _dipole(shape: tuple[int, ...], ijk_to_ras: npt.NDArray[np.float64]) -> npt.NDArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Protocol
 
 from CMBDetectorLib.candidate import Candidate, Location
@@ -33,8 +34,16 @@ class Provenance:
     settings: Settings
     threshold: float  # the one applied
     device: str  # such as "cpu, bfloat16, 2 threads"
-    polarity: str  # "bright", "dark" or "none" (no phase), as applied
+    polarity: str  # "bright", "dark" or "none" (no phase was used), as applied
     seconds_per_stage: dict[str, float]
+
+    @property
+    def phase_in_words(self) -> str:
+        """Name of the phase's file, and whether it was used."""
+        if self.phase is None:
+            return "none given"
+        name = PurePath(self.phase.path).name
+        return name if self.polarity != "none" else f"{name}, not used: its sign cannot be told"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,9 @@ def find_blobs(network_input: NetworkInput) -> dict[str, list[Detection]]:
         for r, a, s in [center_ras_mm[n]]
     ]
     phase = Volume(np.asarray(network_input.array[1], np.float32), matrix)
-    signed = [d for d in kept if dipole_agreement(d.center_ras_mm, d.diameter_mm, phase)[1] > 0]
+    signed = kept  # where there is no phase, it calls nothing diamagnetic
+    if phase.array.any():
+        signed = [d for d in kept if dipole_agreement(d.center_ras_mm, d.diameter_mm, phase)[1] > 0]
     return {"darkness and roundness": kept, "darkness, roundness and phase": signed}
 
 

@@ -123,9 +123,9 @@ def case_folders(*cases_dirs: Path) -> dict[str, Path]:
                 f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz."
             )
         for folder in found:
-            name = f"{Path(cases_dir).absolute().name}-{folder.name}"
+            name = f"{Path(cases_dir).resolve().name}-{folder.name}"
             if name in folders:
-                raise InputError(f"{folders[name]} and {folder} are both called {name}. Rename one of their folders.")
+                raise InputError(f"There are two cases {name}: {folders[name]} and {folder}. Give a folder once.")
             folders[name] = folder
     return folders
 

@@ -139,8 +139,7 @@ def _header(result: Result, width: int) -> Image.Image:
     made, counted = result.provenance, result.counted
     y = _write(draw, (MARGIN, MARGIN - 8), "Microbleed candidates", 27, BRIGHT)
     y = _write(draw, (MARGIN, y + 8), f"SWI: {PurePath(made.swi.path).name}", 14, PLAIN, TEXT - 20)
-    phase = PurePath(made.phase.path).name if made.phase else "none given"
-    y = _write(draw, (MARGIN, y), f"Phase: {phase}", 14, PLAIN, TEXT - 20)
+    y = _write(draw, (MARGIN, y), f"Phase: {made.phase_in_words}", 14, PLAIN, TEXT - 20)
     y = _write(draw, (MARGIN, y + 12), f"{len(counted)} counted (bin {count_bin(len(counted))})", 20, BRIGHT)
     for region in Region:
         number = sum(c.location.region is region for c in counted if c.location)

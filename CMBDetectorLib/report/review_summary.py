@@ -29,7 +29,7 @@ def review_lines(review: Review) -> list[str]:
     lines = [
         f"Cerebral microbleeds in {review.case}",
         f"SWI: {PurePath(made.swi.path).name}",
-        f"Phase: {PurePath(made.phase.path).name if made.phase else 'none given'}",
+        f"Phase: {made.phase_in_words}",
         f"Reviewed: {done} of {due}" + (f", by {', '.join(readers)}" if (readers := _readers(reported)) else ""),
         "",
         f"Microbleeds accepted: {len(accepted)} (bin {count_bin(len(accepted))})",

@@ -46,7 +46,7 @@ def summary_lines(result: Result) -> list[str]:
     lines = [
         f"CMBDetector {made.version}, {made.finished_at}",
         f"SWI: {PurePath(made.swi.path).name}",
-        f"Phase: {PurePath(made.phase.path).name if made.phase else 'none given'}",
+        f"Phase: {made.phase_in_words}",
         f"Searched: {result.searched_ml:.0f} ml of brain, candidates with a probability of {made.threshold:g} or more",
         "",
         f"Candidates counted: {len(counted)} (bin {count_bin(len(counted))})",
@@ -64,7 +64,7 @@ def summary_lines(result: Result) -> list[str]:
             f"({f'{echo_time:g} ms' if echo_time else 'not known'} here) and the slice thickness "
             f"({max(result.swi.spacing_mm):.1f} mm here). Compare sizes only between equal protocols."
         )
-    if made.phase is None:
+    if made.polarity == "none":
         lines.append("Without phase, calcifications cannot be told from microbleeds.")
     lines += [f"Note: {notice}" for notice in result.notices]
     lines += ["", RESEARCH_USE]

@@ -154,6 +154,8 @@ def test_a_sign_that_cannot_be_told_is_said_to_be_unknown_unless_it_is_given() -
     assert not unknown.sign_is_known
     assert "the phase was not used" in unknown.notice
     assert prepare(noise, swi, brain, "dark").sign_is_known
+    thin = brain.with_array(brain.array & (np.abs(np.arange(brain.array.shape[2]) - 20) < 3))
+    assert "too little of the inside of the brain" in prepare(noise, swi, thin).notice
     assert prepare(brain.with_array(phase), swi, brain).sign_is_known
 
 

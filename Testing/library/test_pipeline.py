@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from CMBDetectorLib.evaluation.matching import match
 from CMBDetectorLib.pipeline import run
+from CMBDetectorLib.report.summary import summary_lines
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
 from CMBDetectorLib.volume import Volume, read_volume, write_volume
@@ -188,4 +189,7 @@ def test_phase_whose_sign_cannot_be_told_is_left_out_with_a_notice(
     result, alone = search(small_scan.swi, tmp_path / "phase.nii.gz", MANY), search(small_scan.swi, None, MANY)
     assert any("the phase was not used" in notice for notice in result.notices)
     assert (result.phase, result.provenance.polarity) == (None, "none")
+    text = "\n".join(summary_lines(result))
+    assert "Phase: phase.nii.gz, not used: its sign cannot be told" in text
+    assert "Without phase, calcifications cannot be told" in text
     assert [c.center_ras_mm for c in result.reported] == [c.center_ras_mm for c in alone.reported]
