@@ -48,7 +48,7 @@ class NetworkInput:
 
 
 def segmenter_input(swi: Volume) -> NetworkInput:
-    """SWI and coordinates on the segmenter's grid, (4, R, A, S): 1 x 1 x 2 mm, all slices, little air beside it."""
+    """SWI and coordinates at 1 x 1 x 2 mm, (4, R, A, S): all slices, little air beside the head."""
     seen = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
     channels = segmenter_channels(seen.array)
     head = head_foreground(_in_pairs(seen.array), HEAD_AND_SHADE)
