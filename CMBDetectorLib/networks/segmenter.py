@@ -38,9 +38,9 @@ class Segmenter(nn.Module):
         self.d8 = Up(96, 64, 64)
         self.d4 = Up(64, 32, 32)
         self.d2 = Up(32, 16, 16)
-        self.at_1_mm = ConvBlock(self.channels, 8)
+        self.at_1_mm = nn.Sequential(ConvBlock(self.channels, 16), ConvBlock(16, 16))
         self.up = nn.ConvTranspose3d(16, 16, HALF, HALF)
-        self.d1 = ConvBlock(16 + 8, 16)
+        self.d1 = nn.Sequential(ConvBlock(16 + 16, 16), ConvBlock(16, 16))
         self.answer = nn.Conv3d(16, CLASSES + 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:

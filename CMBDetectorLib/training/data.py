@@ -249,7 +249,10 @@ def _implanted(
     tissue = np.zeros(config.crop, bool)
     tissue[place] = case.tissue[inside]
     mimics_mm = np.concatenate([np.empty((0, 3)), *case.mimics_mm]) - start * SPACING_MM
-    return implant(image, tissue, lesions, mimics_mm, case.scan, count, rng, calcified=calcified)
+    return implant(
+        image, tissue, lesions, mimics_mm, case.scan, count, rng, calcified=calcified,
+        first_slice_mm=-float(start[2] * SPACING_MM[2]),  # the image begins with a slice of the scan
+    )  # fmt: skip
 
 
 def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.float64]:

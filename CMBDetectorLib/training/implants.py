@@ -6,6 +6,7 @@ was acquired, multiplies the magnitude and adds to the phase. Ours; the paper ha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from CMBDetectorLib.training.targets import Lesions
 
 Array = npt.NDArray[np.float32]
 
-FINE_MM = np.array([0.5, 0.5, 0.5])  # half of the crop's voxel through the slice
+FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it through the slice
 APART_MM = 6.0  # centers, from each other and from lesions and mimics that are there
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
@@ -52,7 +53,7 @@ class Scan:
 
 def implant(
     image: Array, tissue: npt.NDArray[np.bool_], lesions: Lesions, mimics_mm: npt.NDArray[np.float64], scan: Scan,
-    count: int, rng: np.random.Generator, *, calcified: bool = False,
+    count: int, rng: np.random.Generator, *, calcified: bool = False, first_slice_mm: float = 0.0,
 ) -> tuple[Array, Lesions]:  # fmt: skip
     """Put random sources into a crop.
 
@@ -70,6 +71,8 @@ def implant(
         How many sources; fewer where there is no room.
     calcified : bool
         Put calcifications in, which are no lesions.
+    first_slice_mm : float
+        Where one of the scan's slices has its center, along S from the center of voxel 0.
 
     Returns
     -------
@@ -85,14 +88,15 @@ def implant(
         if any(np.linalg.norm(center - other) < APART_MM for other in taken) or _is_dark(image[0], center):
             continue
         source = calcification(center, rng) if calcified else microbleed(center, 0, rng)
-        found = factor_on_crop(source, image.shape[1:], scan)
+        found = factor_on_crop(source, image.shape[1:], scan, first_slice_mm)
         if found is None:
             continue
-        image = _changed(image, *found, scan.mask_power, float(rng.uniform(*FILTER_MM)))
+        box, factor, on_slices = found
+        image = _changed(image, box, factor, scan.mask_power, float(rng.uniform(*FILTER_MM)))
         taken.append(source.center_mm)
         if calcified:
             continue
-        seen = appearance(found[1], np.array(SPACING_MM), scan.mask_power)
+        seen = appearance(on_slices, np.array([*SPACING_MM[:2], scan.slice_mm]), scan.mask_power)
         centers.append(source.center_mm)
         diameters.append(seen.diameter_mm)
         counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
@@ -112,30 +116,61 @@ def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) 
     return irregular("calcification", center_mm, float(rng.uniform(0.8, 4.0)), chi, inside, rng, 0)
 
 
-def factor_on_crop(source: Source, shape: tuple[int, ...], scan: Scan) -> tuple[Box, torch.Tensor] | None:
-    """Complex factor of a source on the voxels of a crop, and the box that it covers; None off the crop.
+def factor_on_crop(
+    source: Source, shape: tuple[int, ...], scan: Scan, first_slice_mm: float = 0.0
+) -> tuple[Box, torch.Tensor, torch.Tensor] | None:
+    """Effect of a source on the voxels of a crop, by way of the scan's slices as a rendered lesion has gone.
 
-    Every voxel holds the mean over the acquired voxel around it. The interpolation between slices, which a rendered
-    lesion has gone through, is left out.
+    Parameters
+    ----------
+    first_slice_mm : float
+        Where one of the scan's slices has its center, along S from the center of the crop's voxel 0.
+
+    Returns
+    -------
+    (box, factor, on_slices) or None
+        Box of the crop, the complex factor on its voxels, and that on the slices around it (R, A, slices) at 0.5 mm in
+        plane; None off the crop.
     """
     r, a, s = shape
-    origin = np.array([0.0, 0.0, -0.5 * FINE_MM[2]])
-    found = source.factor(origin, FINE_MM, (r, a, 2 * s), scan.rad_per_ppm, scan.b0_direction)
+    beyond = 2 * math.ceil(1.5 * scan.slice_mm)  # fine voxels above and below, so that slices at the face are whole
+    origin = np.array([0.0, 0.0, -(beyond + 0.5) * FINE_MM[2]])
+    found = source.factor(origin, FINE_MM, (r, a, 2 * s + 2 * beyond), scan.rad_per_ppm, scan.b0_direction)
     if found is None:
         return None
     (rows, columns, depth), fine = found
-    fine = functional.pad(fine, (depth.start % 2, depth.stop % 2), value=1)  # where the source does nothing
-    window = [_odd(scan.acquired_mm / SPACING_MM[0]), _odd(scan.acquired_mm / SPACING_MM[1])]
-    slab = 2 * max(1, round(scan.slice_mm / SPACING_MM[2]))  # of fine voxels, two to a voxel of the crop
-    padding = [slab // 2 - 1, slab // 2 - 1, *(n // 2 for n in reversed(window) for _ in range(2))]
-    parts = functional.pad(torch.stack([fine.real, fine.imag])[None], padding, mode="replicate")
-    parts = functional.avg_pool3d(parts, [*window, slab], stride=[1, 1, 2])[0]
-    return (rows, columns, slice(depth.start // 2, (depth.stop + 1) // 2)), torch.complex(parts[0], parts[1])
+    fine_mm = origin[2] + FINE_MM[2] * np.arange(depth.start, depth.stop)
+    first = math.floor((fine_mm[0] - first_slice_mm) / scan.slice_mm)
+    slices_mm = first_slice_mm + scan.slice_mm * np.arange(first, first + len(fine_mm) * FINE_MM[2] / scan.slice_mm + 2)
+    share = _overlap(slices_mm[:, None] - fine_mm, scan.slice_mm, FINE_MM[2]) / scan.slice_mm
+    on_slices = 1 + _acquired(fine - 1, scan.acquired_mm) @ torch.from_numpy(share.T).to(fine)
+    start, stop = max(math.ceil(slices_mm[0]), 0), min(math.floor(slices_mm[-1]) + 1, s)
+    if stop <= start:
+        return None
+    between = np.maximum(0, 1 - np.abs(slices_mm[:, None] - np.arange(start, stop)) / scan.slice_mm)
+    weights = torch.from_numpy(between / between.sum(axis=0)).to(fine)
+    # The preprocessing interpolates the SWI, and the phase through the unit circle.
+    amplitude = (on_slices.abs().to(fine) @ weights).real
+    angle = ((on_slices / on_slices.abs().clamp(min=1e-6)) @ weights).angle()
+    return (rows, columns, slice(start, stop)), torch.polar(amplitude, angle), on_slices
 
 
-def _odd(voxels: float) -> int:
-    """Nearest odd number, as an even window would lie half a voxel off."""
-    return 2 * round((voxels - 1) / 2) + 1
+def _overlap(distance: npt.NDArray[np.float64], first: float, second: float) -> npt.NDArray[np.float64]:
+    """Length that two intervals of some lengths share whose centers lie some distance apart."""
+    shared: npt.NDArray[np.float64] = np.clip((first + second) / 2 - np.abs(distance), 0, min(first, second))
+    return shared
+
+
+def _acquired(change: torch.Tensor, acquired_mm: float) -> torch.Tensor:
+    """Mean in plane over the voxel that was acquired, around each of 0.5 mm; beyond the box nothing changes."""
+    width_mm = max(acquired_mm, FINE_MM[0])
+    reach = math.ceil((width_mm / FINE_MM[0] - 1) / 2)
+    weights = _overlap(np.arange(-reach, reach + 1) * FINE_MM[0], width_mm, FINE_MM[0]) / width_mm
+    kernel = torch.from_numpy(weights).to(change.real)
+    parts = torch.stack([change.real, change.imag])[:, None]
+    parts = functional.conv3d(parts, kernel.view(1, 1, -1, 1, 1), padding=(reach, 0, 0))
+    parts = functional.conv3d(parts, kernel.view(1, 1, 1, -1, 1), padding=(0, reach, 0))[:, 0]
+    return torch.complex(parts[0], parts[1])
 
 
 def _changed(image: Array, box: Box, factor: torch.Tensor, mask_power: int, filter_mm: float) -> Array:
