@@ -17,7 +17,7 @@ BOUNDARY_MM = 15.0  # how far another region is looked for
 FARTHEST_TISSUE_MM = 3.0
 LEAST_TISSUE = 0.15  # share of the neighborhood; far below the rater's "at least half", for the segmentation's errors
 MIDLINE_LABELS = (1, 2, 7)  # brainstem, cerebellum (vermis), corpus callosum cross the midline
-MIDLINE_MM = 3.0
+MIDLINE_MM = 2.0
 OUTSIDE = "outside brain tissue"
 
 _REGIONS = list(Region)
@@ -90,11 +90,12 @@ def locate(center_ras_mm: npt.ArrayLike, diameter_mm: float, segmentation: Segme
 
 
 def _side(center_ras_mm: npt.ArrayLike, sub_region: int, left: Volume) -> Side:
-    """Left or right; midline where an unpaired structure lies within 3 mm of the middle."""
-    probability, distance_mm = _ball(center_ras_mm, MIDLINE_MM, left)
-    if sub_region in MIDLINE_LABELS and (probability > 0.5).any() and (probability < 0.5).any():
+    """Left or right; midline where an unpaired structure lies within 2 mm of the middle."""
+    probability, distance_mm = _ball(center_ras_mm, NEIGHBORHOOD_MM, left)
+    close = probability[distance_mm <= MIDLINE_MM]
+    if sub_region in MIDLINE_LABELS and (close > 0.5).any() and (close < 0.5).any():
         return Side.MIDLINE
-    share = float(np.average(probability, weights=np.exp(-0.5 * (2 * distance_mm / MIDLINE_MM) ** 2)))
+    share = float(np.average(probability, weights=np.exp(-0.5 * (2 * distance_mm / NEIGHBORHOOD_MM) ** 2)))
     return Side.LEFT if share >= 0.5 else Side.RIGHT
 
 

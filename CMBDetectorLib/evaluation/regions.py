@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from CMBDetectorLib.evaluation.cohort import case_folders
+from CMBDetectorLib.evaluation.fluid import fluid_contrast
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
@@ -22,6 +23,7 @@ from CMBDetectorLib.volume import Volume, read_volume
 
 Progress = Callable[[str, float, str], None]
 WORST = 3  # cases that are shown
+FLUID_CONTRASTS = {"under 1": (0, 1), "1 to 3": (1, 3), "3 or more": (3, np.inf)}
 HEIGHTS = (0.3, 0.5, 0.7)  # of the slices shown, between the lowest and the highest with tissue
 WIDTH_MM, PIXELS = 180.0, 240
 COLORS = 128  # of a picture: half the size of the file
@@ -40,6 +42,8 @@ class Agreement:
         Dice per group region where there is tissue and some was found: which region it is, not where fluid begins.
     volume_error : dict of float
         Per group region, found over true volume minus 1.
+    fluid_contrast : float
+        How well the scan shows where tissue ends (`fluid.fluid_contrast`).
     """
 
     case: str
@@ -48,6 +52,7 @@ class Agreement:
     dice: dict[str, float]
     in_tissue: dict[str, float]
     volume_error: dict[str, float]
+    fluid_contrast: float
 
     @property
     def mean_dice(self) -> float:
@@ -75,9 +80,10 @@ def evaluate_regions(
     agreements = []
     for n, (name, folder) in enumerate(folders.items()):
         progress("evaluate-regions", n / len(folders), name)
-        _, found, true = _segmented(folder, segmenter)
+        swi, found, true = _segmented(folder, segmenter)
         truth = truth_of(folder)
-        agreements.append(Agreement(name, truth["head"], truth["protocol"], *compare(found.array, true.array)))
+        agreed = compare(found.array, true.array)
+        agreements.append(Agreement(name, truth["head"], truth["protocol"], *agreed, fluid_contrast(swi, true)))
     content = summary(agreements)
     out.mkdir(parents=True, exist_ok=True)
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -103,6 +109,10 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
     errors = {r.value: [a.volume_error[r.value] for a in agreements if r.value in a.volume_error] for r in Region}
     tissue = {r.value: [a.in_tissue[r.value] for a in agreements if r.value in a.in_tissue] for r in Region}
     protocols = sorted({a.protocol for a in agreements})
+    visible = {
+        words: [a for a in agreements if low <= abs(a.fluid_contrast) < high]
+        for words, (low, high) in FLUID_CONTRASTS.items()
+    }
     return {
         "cases": len(agreements),
         "heads": sorted({a.head for a in agreements}),
@@ -118,19 +128,24 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
             if values
         },
         "dice_by_protocol": {
-            protocol: {
-                r.value: round(float(np.mean(values)), 3)
-                for r in Region
-                if (values := [a.dice[r.value] for a in agreements if a.protocol == protocol and r.value in a.dice])
-            }
-            for protocol in protocols
+            protocol: _group_means([a for a in agreements if a.protocol == protocol]) for protocol in protocols
+        },
+        "dice_by_fluid_contrast": {
+            words: {"cases": len(shown)} | _group_means(shown) for words, shown in visible.items() if shown
         },
         "per_case": [
             {"case": a.case, "head": a.head, "protocol": a.protocol}
+            | ({} if np.isnan(a.fluid_contrast) else {"fluid_contrast": round(a.fluid_contrast, 2)})
             | {name: round(value, 3) for name, value in a.dice.items()}
             for a in agreements
         ],
     }
+
+
+def _group_means(agreements: Sequence[Agreement]) -> dict[str, float]:
+    """Mean Dice of the group regions."""
+    every = {r.value: [a.dice[r.value] for a in agreements if r.value in a.dice] for r in Region}
+    return {name: round(float(np.mean(values)), 3) for name, values in every.items() if values}
 
 
 def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
@@ -155,6 +170,12 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     lines += ["", "Dice by protocol:", "", f"| protocol | {' | '.join(groups)} |", "|---|---:|---:|---:|"]
     for protocol, means in content["dice_by_protocol"].items():
         lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
+    lines += ["", "Dice by how well the scan shows where tissue ends (fluid less the cortex beside it, in standard "
+              "deviations of that cortex):", "",
+              f"| difference | cases | {' | '.join(groups)} |", "|---|---:|---:|---:|---:|"]  # fmt: skip
+    for words, means in content["dice_by_fluid_contrast"].items():
+        shown = " | ".join(f"{means[g]:.2f}" if g in means else "" for g in groups)
+        lines.append(f"| {words} | {means['cases']} | {shown} |")
     lines += ["", f"The {len(worst)} worst cases, each at three levels: SWI, true regions, regions found.", ""]
     for a in worst:
         figures = ", ".join(f"{g} {a.dice[g]:.2f}" for g in groups if g in a.dice)

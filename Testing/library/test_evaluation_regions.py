@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from CMBDetectorLib.evaluation.fluid import fluid_contrast
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.evaluation.regions import Agreement, draw, page, summary
 from CMBDetectorLib.volume import Volume
@@ -46,7 +47,13 @@ def test_in_tissue_a_region_taken_for_another_counts():
 def test_the_page_tells_means_and_the_worst_of_each_region():
     cases = [
         Agreement(
-            "a", "10", "3T-2mm", {"lobar": 0.9, "deep": 0.8}, {"lobar": 1.0, "deep": 0.8}, {"lobar": 0.1, "deep": -0.2}
+            "a",
+            "10",
+            "3T-2mm",
+            {"lobar": 0.9, "deep": 0.8},
+            {"lobar": 1.0, "deep": 0.8},
+            {"lobar": 0.1, "deep": -0.2},
+            fluid_contrast=-4.0,
         ),
         Agreement(
             "b",
@@ -55,15 +62,39 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
             {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6},
             {"lobar": 0.9, "deep": 0.9},
             {"lobar": -0.3, "deep": 0.0},
+            fluid_contrast=0.5,
         ),
     ]
     content = summary(cases)
     assert content["dice"]["lobar"] == {"mean": 0.8, "least": 0.7}
     assert content["volume_error"]["lobar"] == {"mean": -0.1, "largest": 0.3}
     assert content["dice_by_protocol"]["1.5T"] == {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6}
+    assert content["dice_by_fluid_contrast"] == {
+        "under 1": {"cases": 1, "lobar": 0.7, "deep": 0.9, "infratentorial": 0.6},
+        "3 or more": {"cases": 1, "lobar": 0.9, "deep": 0.8},
+    }
     text = page(content, [cases[1]])
+    assert "| 3 or more | 1 | 0.90 | 0.80 |  |" in text
     assert "| **lobar** | 0.80 | 0.70 | 0.95 | -10% | 30% |" in text
     assert "regions-b.png" in text
+
+
+@pytest.mark.parametrize("difference", [-0.2, 0.0, 0.3])
+def test_the_contrast_of_fluid_is_its_difference_in_deviations_of_cortex_under_any_shading(difference: float) -> None:
+    labels = np.full((60, 60, 30), 9, np.uint8)
+    labels[:, 20:40:10] = labels[28:32, 12:48] = 0  # sulci of 2 mm, and one of 8 mm
+    labels[:4] = labels[-4:] = labels[:, :4] = labels[:, -4:] = 0
+    rng = np.random.default_rng(0)
+    bright = np.where(labels > 0, 1.0, 1.0 + difference) + 0.05 * rng.standard_normal(labels.shape)
+    shading = np.exp(np.linspace(-0.3, 0.3, 60))[:, None, None]
+    matrix = np.diag([2.0, 2.0, 2.0, 1.0])
+    found = fluid_contrast(Volume((100 * bright * shading).astype(np.float32), matrix), Volume(labels, matrix))
+    assert found == pytest.approx(difference / 0.05, rel=0.2, abs=0.3)
+
+
+def test_a_scan_without_fluid_has_no_contrast_of_it() -> None:
+    labels, matrix = np.full((30, 30, 20), 9, np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])
+    assert np.isnan(fluid_contrast(Volume(labels.astype(np.float32), matrix), Volume(labels, matrix)))
 
 
 def test_a_picture_shows_the_region_found_beside_the_true_one():
