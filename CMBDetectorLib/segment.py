@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from CMBDetectorLib.edges import draw_edges
 from CMBDetectorLib.localize import Segmentation
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.segmenter import CLASSES, MULTIPLE
@@ -43,6 +44,8 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
         logits = logits[0, :, : shape[0], : shape[1], : shape[2]].float().cpu()
         left = torch.sigmoid(logits[CLASSES]).numpy()
         probability = torch.softmax(logits[:CLASSES], dim=0).numpy()
+    progress("localize", 0.5, "Drawing the regions")
+    probability = draw_edges(probability, seen.array[0])
     progress("localize", 0.6, "Drawing the regions")
     regions = _on_scan(without_islands(probability, voxel_ml=0.002), seen.ijk_to_ras, swi, progress)
     return Segmentation(regions, brain_mask(regions, swi), Volume(left, seen.ijk_to_ras, swi.source))

@@ -157,39 +157,25 @@ class SegmenterTraining(Training):
     patch : tuple of int
         Voxels along R, A, S (1 x 1 x 2 mm) of a domain-randomized image, large enough for a head.
     window : tuple of int
-        Voxels of the random part of an image that the levels from 2 mm on see in a step: coordinates tell the network
-        where it is. Multiples of (16, 16, 8).
-    detail : tuple of int
-        Voxels of the random part of the window that the level at 1 mm draws: it needs no view of the whole, and costs
-        most. R and A even.
+        Voxels of the random part of an image that a step computes: coordinates tell the network where it is. Multiples
+        of (16, 16, 8).
     rendered : float
         Share of samples that are rendered cases; the rest are domain-randomized.
-    dice_weight, side_weight, context_weight : float
-        Weights of soft Dice and of the side's loss beside cross-entropy, and of what the 2 mm level answers by itself
-        beside what is drawn at 1 mm (deep supervision).
+    dice_weight, side_weight : float
+        Weights of soft Dice and of the side's loss beside cross-entropy.
     """
 
     heads: Path | None = None
     coordinates: bool = True
     batch: int = 2
     patch: tuple[int, int, int] = (192, 224, 80)
-    window: tuple[int, int, int] = (160, 192, 64)
-    detail: tuple[int, int, int] = (96, 96, 32)
+    window: tuple[int, int, int] = (128, 160, 48)
     rendered: float = 0.75
     dice_weight: float = 0.5
     side_weight: float = 0.5
-    context_weight: float = 0.5
 
     def __post_init__(self) -> None:
         if any(n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):
             raise InputError(f"The window is {self.window}; its sizes must be multiples of 16, 16 and 8.")
-        if (
-            self.detail[0] % 2
-            or self.detail[1] % 2
-            or any(n > m for n, m in zip(self.detail, self.window, strict=True))
-        ):
-            raise InputError(
-                f"The detail is {self.detail}; it must fit into the window, with even sizes along R and A."
-            )
         if self.bfloat16 and self.window[0] < 48:  # one of the maps would be 2 voxels long
             raise InputError(f"The window is {self.window}; bfloat16 needs 48 or more along R.")

@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from CMBDetectorLib.networks.segmenter import CLASSES, HALF, WIDTH, Segmenter
+from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
 from CMBDetectorLib.training.data import case_folders, is_fresh
@@ -41,55 +41,22 @@ class RenderedScan:
 
 
 class SegmenterObjective(nn.Module):
-    """The segmenter, answering a batch with its weighted losses.
-
-    Attributes
-    ----------
-    network : Segmenter
-    answer_2_mm : nn.Conv3d
-        Region and side by the 2 mm level alone, for training only.
-    """
+    """The segmenter, answering a batch with its weighted losses."""
 
     def __init__(self, config: SegmenterTraining) -> None:
         super().__init__()
         self.network = Segmenter(config.coordinates)
-        self.answer_2_mm = nn.Conv3d(WIDTH, CLASSES + 1, 1)
         self.config = config
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Regions by cross-entropy and soft Dice, the side by binary cross-entropy in tissue whose side is known."""
-        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last_3d)).float()
         label, left = batch["label"].long(), batch["left"]
-        context = self.network.context(image)
-        r, a = batch["corner"][0].tolist()  # at random, so that 2 mm voxels lie half a voxel off to no side
-        region, side = self._losses(self.answer_2_mm(context), label[:, r::2, a::2], left[:, r::2, a::2])
-
-        size = self.config.detail
-        half = (size[0] // 2, size[1] // 2, size[2])
-        start = batch["detail"]
-        parts = [_parts(whole, start, size) for whole in (image, label, left)]
-        near = _parts(context, start // torch.tensor(HALF, device=start.device), half)
-        fine_region, fine_side = self._losses(self.network.edges(near, parts[0]), *parts[1:])
-        weight = self.config.context_weight
+        tissue = label * (left != UNKNOWN_SIDE)
         return {
-            "region": fine_region,
-            "side": self.config.side_weight * fine_side,
-            "context": weight * (region + self.config.side_weight * side),
+            "region": region_loss(logits[:, :CLASSES], label, self.config.dice_weight),
+            "side": self.config.side_weight * side_loss(logits[:, CLASSES], left == 1, tissue),
         }
-
-    def _losses(self, logits: Tensor, label: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-        """Of regions and of the side."""
-        logits = logits.float()
-        known = label * (left != UNKNOWN_SIDE)
-        region = region_loss(logits[:, :CLASSES], label, self.config.dice_weight)
-        return region, side_loss(logits[:, CLASSES], left == 1, known)
-
-
-def _parts(whole: Tensor, start: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Cut one box from each image of a batch, (B, ..., R, A, S), at its start (B, 3)."""
-    boxes = zip(whole, start.tolist(), strict=True)
-    r, a, s = size
-    return torch.stack([image[..., i : i + r, j : j + a, k : k + s] for image, (i, j, k) in boxes])
 
 
 def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
@@ -141,8 +108,7 @@ def segmenter_batch(
     Returns
     -------
     dict of Tensor
-        ``image`` (B, 4, R, A, S), ``label`` and ``left`` (B, R, A, S) uint8; ``detail`` (B, 3), the first voxel of the
-        part that is drawn at 1 mm; ``corner`` (B, 2), which of four voxels speaks for one of 2 mm.
+        ``image`` (B, 4, R, A, S), ``label`` and ``left`` (B, R, A, S) uint8.
     """
     rng = np.random.default_rng((config.seed, step))
     share = 1.0 if not heads else config.rendered if rendered else 0.0
@@ -164,16 +130,7 @@ def segmenter_batch(
         padding = [(0, size - n) for size, n in zip(config.window, label.shape, strict=True)]
         batch.append((np.pad(image, [(0, 0), *padding]), np.pad(label, padding), np.pad(left, padding)))
     images, labels, lefts = (torch.from_numpy(np.stack(parts)) for parts in zip(*batch, strict=True))
-    last = [n - part for n, part in zip(config.window, config.detail, strict=True)]
-    detail = rng.integers(0, last, (config.batch, 3), endpoint=True) // HALF * HALF
-    corner = np.repeat(rng.integers(0, 2, (1, 2)), config.batch, axis=0)
-    return {
-        "image": images,
-        "label": labels,
-        "left": lefts,
-        "detail": torch.from_numpy(detail),
-        "corner": torch.from_numpy(corner),
-    }
+    return {"image": images, "label": labels, "left": lefts}
 
 
 def vary_window(

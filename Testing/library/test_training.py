@@ -16,7 +16,6 @@ from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
-from CMBDetectorLib.networks.segmenter import Segmenter
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
 from CMBDetectorLib.training.data import Case, cut, detector_batch, draw_crop, load_cases, turn, vary
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
@@ -95,15 +94,9 @@ def test_a_wrong_option_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_a_segmenter_window_that_bfloat16_cannot_train_on_is_refused(tmp_path: Path) -> None:
-    SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32), detail=SMALL, bfloat16=False)
+    SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32), bfloat16=False)
     with pytest.raises(InputError, match="bfloat16 needs 48"):
-        SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32), detail=SMALL)
-
-
-@pytest.mark.parametrize("detail", [(176, 96, 32), (95, 96, 32)])
-def test_what_is_drawn_at_1_mm_must_fit_into_the_window(tmp_path: Path, detail: tuple[int, int, int]) -> None:
-    with pytest.raises(InputError, match="must fit into the window, with even sizes"):
-        SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(160, 192, 64), detail=detail)
+        SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32))
 
 
 def test_the_learning_rate_rises_then_falls(tmp_path: Path) -> None:
@@ -488,7 +481,7 @@ def test_a_mirrored_window_keeps_its_labels_under_its_tissue_and_turns_its_coord
 
 def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> None:
     config = SegmenterTraining(
-        out=tmp_path, cases=tmp_path, cache=tmp_path, patch=(96, 96, 48), window=(96, 96, 48), detail=SMALL, rendered=0
+        out=tmp_path, cases=tmp_path, cache=tmp_path, patch=(96, 96, 48), window=(96, 96, 48), rendered=0
     )
     batch = segmenter_batch([], [toy_head()], config, 1)
     assert batch["image"].shape == (2, 4, 96, 96, 48)
@@ -496,33 +489,16 @@ def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> No
     assert not batch["image"][:, :, -1].any()
     again: dict[str, Tensor] = segmenter_batch([], [toy_head()], config, 1)
     assert all(torch.equal(batch[name], again[name]) for name in batch)
-    starts = [segmenter_batch([], [toy_head()], config, step)["detail"].numpy() for step in range(6)]
-    first, last = np.min(starts, axis=(0, 1)), np.max(starts, axis=(0, 1))
-    assert (first >= 0).all() and (last <= np.array(config.window) - SMALL).all() and (first < last).all()
-    assert not (np.array(starts)[..., :2] % 2).any(), "half as many voxels of 2 mm lie before it"
 
 
-def test_a_part_is_drawn_as_in_the_whole_where_its_edge_is_far() -> None:
-    torch.manual_seed(0)
-    network = Segmenter().eval()
-    x = torch.rand(1, 4, 32, 48, 16)
-    with torch.no_grad():
-        whole, context = network(x), network.context(x)
-        part = network.edges(context[:, :, 4:12, 4:16, 2:14], x[:, :, 8:24, 8:32, 2:14])
-    inner = (..., slice(4, -4), slice(4, -4), slice(4, -4))
-    assert torch.allclose(part[inner], whole[:, :, 8:24, 8:32, 2:14][inner], atol=1e-5)
-
-
-def test_the_segmenter_trains_on_rendered_scans_and_logs_its_losses(tmp_path: Path) -> None:
+def test_the_segmenter_trains_on_rendered_scans_and_logs_both_losses(tmp_path: Path) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
     config = SegmenterTraining(
-        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", window=(64, 64, 32), detail=SMALL,
-        rendered=1, steps=2,
-    )  # fmt: skip
+        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", window=(64, 64, 32), rendered=1, steps=2
+    )
     train_segmenter(config, silent)
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2"]
     assert float(rows[0]["region"]) > 1
-    assert float(rows[0]["context"]) > 0.5
     assert float(rows[0]["side"]) == 0  # nobody recorded the side of rendered scans

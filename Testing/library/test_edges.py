@@ -1,0 +1,89 @@
+"""Edges of tissue by brightness, in a head of known shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import ndimage
+
+from CMBDetectorLib.edges import draw_edges
+
+Array = npt.NDArray[np.float32]
+FRONTAL, BASAL_GANGLIA = 9, 3
+
+
+def head() -> npt.NDArray[np.uint8]:
+    """Labels at 1 x 1 x 2 mm: a ball of tissue with a deep core, a ventricle in its middle and narrow sulci."""
+    r, a, s = np.meshgrid(*(np.arange(n) * mm for n, mm in ((80, 1.0), (80, 1.0), (40, 2.0))), indexing="ij")
+    distance_mm = np.sqrt((r - 40) ** 2 + (a - 40) ** 2 + (s - 40) ** 2)
+    labels = np.where(distance_mm < 34, FRONTAL, 0)
+    labels[distance_mm < 20] = BASAL_GANGLIA
+    labels[distance_mm < 11] = 0
+    labels[(distance_mm > 22) & (r % 12 < 2)] = 0
+    return labels.astype(np.uint8)
+
+
+def seen(labels: npt.NDArray[np.uint8], fluid: float, seed: int = 0) -> Array:
+    """Tissue of 1 under shading, fluid, dark bone around, and noise."""
+    r, a, s = np.indices(labels.shape)
+    outside = np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) > 36
+    bright = np.where(labels > 0, 1.0, fluid) * np.exp(0.2 * (r / 80 - 0.5))
+    bright[outside] = 0.1
+    noise = 0.04 * np.random.default_rng(seed).standard_normal(labels.shape)
+    return (ndimage.gaussian_filter(bright, 0.4) + noise).astype(np.float32)
+
+
+def soft(labels: npt.NDArray[np.uint8]) -> Array:
+    """What a network says that draws softly: class probabilities with edges spread over some 3 mm."""
+    shares = np.stack(
+        [ndimage.gaussian_filter((labels == label).astype(np.float32), (3, 3, 1.5)) for label in range(14)]
+    )
+    total: Array = (shares / shares.sum(axis=0)).astype(np.float32)
+    return total
+
+
+def overlap(probability: Array, labels: npt.NDArray[np.uint8]) -> float:
+    found, true = probability.argmax(axis=0) > 0, labels > 0
+    return float(2 * (found & true).sum() / (found.sum() + true.sum()))
+
+
+def test_bright_fluid_shows_the_sulci_that_the_network_drew_over() -> None:
+    labels = head()
+    before = soft(labels)
+    after = draw_edges(before, seen(labels, fluid=1.4))
+    assert overlap(after, labels) > overlap(before, labels) + 0.05 and overlap(after, labels) > 0.95
+    assert np.allclose(after.sum(axis=0), 1, atol=1e-4)
+    regions = before[1:] / before[1:].sum(axis=0)
+    assert np.allclose(after[1:] / after[1:].sum(axis=0), regions, atol=1e-3), "which region it is stays the network's"
+
+
+@pytest.mark.parametrize("fluid", [0.7, 1.0])
+def test_where_fluid_is_not_brighter_nothing_is_changed(fluid: float) -> None:
+    before = soft(head())
+    assert draw_edges(before, seen(head(), fluid)) is before
+
+
+def test_a_black_microbleed_stays_in_tissue() -> None:
+    labels = head()
+    bright = seen(labels, fluid=1.4)
+    bright[14:18, 38:42, 19:21] = 0.0  # in the lobe, clear of the sulci
+    after = draw_edges(soft(labels), bright)
+    assert (labels[14:18, 38:42, 19:21] > 0).all()
+    assert (after.argmax(axis=0)[14:18, 38:42, 19:21] > 0).all()
+
+
+def test_any_linear_scale_gives_the_same_edges() -> None:
+    labels = head()
+    bright = seen(labels, fluid=1.4)
+    once, scaled = (draw_edges(soft(labels), image) for image in (bright, (7 * bright - 3).astype(np.float32)))
+    assert np.abs(once - scaled).max() < 1e-2
+
+
+def test_a_scan_without_tissue_or_without_a_ventricle_is_left_as_it_is() -> None:
+    nothing = soft(np.zeros((80, 80, 40), np.uint8))
+    assert draw_edges(nothing, seen(head(), 1.4)) is nothing
+    whole = head()
+    whole[30:50, 30:50, 15:25] = BASAL_GANGLIA
+    filled = soft(whole)
+    assert draw_edges(filled, seen(whole, 1.4)) is filled
