@@ -73,7 +73,7 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     changed = probability.copy()
     share = part / np.maximum(tissue[boxes[0]], 1e-6)
     changed[(slice(1, None), *boxes[0])] *= share
-    changed[(0, *boxes[0])] = 1 - part
+    changed[(0, *boxes[0])] = 1 - changed[(slice(1, None), *boxes[0])].sum(axis=0)
     return changed
 
 

@@ -121,6 +121,8 @@ def factor_on_crop(
 ) -> tuple[Box, torch.Tensor, torch.Tensor] | None:
     """Effect of a source on the voxels of a crop, by way of the scan's slices as a rendered lesion has gone.
 
+    In plane, ringing and interpolation are left out; the phase mask comes after the interpolation, not before.
+
     Parameters
     ----------
     first_slice_mm : float
@@ -130,12 +132,14 @@ def factor_on_crop(
     -------
     (box, factor, on_slices) or None
         Box of the crop, the complex factor on its voxels, and that on the slices around it (R, A, slices) at 0.5 mm in
-        plane; None off the crop.
+        plane, from which the truth of a rendered lesion is measured too; None off the crop.
     """
     r, a, s = shape
-    beyond = 2 * math.ceil(1.5 * scan.slice_mm)  # fine voxels above and below, so that slices at the face are whole
-    origin = np.array([0.0, 0.0, -(beyond + 0.5) * FINE_MM[2]])
-    found = source.factor(origin, FINE_MM, (r, a, 2 * s + 2 * beyond), scan.rad_per_ppm, scan.b0_direction)
+    aside = math.ceil((scan.acquired_mm / FINE_MM[0] - 1) / 2) if scan.acquired_mm > FINE_MM[0] else 0
+    beyond = 2 * math.ceil(1.5 * scan.slice_mm)  # fine voxels outside the crop, so that voxels at its face are whole
+    origin = -FINE_MM * [aside, aside, beyond + 0.5]
+    fine_shape = (r + 2 * aside, a + 2 * aside, 2 * s + 2 * beyond)
+    found = source.factor(origin, FINE_MM, fine_shape, scan.rad_per_ppm, scan.b0_direction)
     if found is None:
         return None
     (rows, columns, depth), fine = found
@@ -143,16 +147,20 @@ def factor_on_crop(
     first = math.floor((fine_mm[0] - first_slice_mm) / scan.slice_mm)
     slices_mm = first_slice_mm + scan.slice_mm * np.arange(first, first + len(fine_mm) * FINE_MM[2] / scan.slice_mm + 2)
     share = _overlap(slices_mm[:, None] - fine_mm, scan.slice_mm, FINE_MM[2]) / scan.slice_mm
-    on_slices = 1 + _acquired(fine - 1, scan.acquired_mm) @ torch.from_numpy(share.T).to(fine)
+    change = (fine - 1) @ torch.from_numpy(share.T).to(fine)
     start, stop = max(math.ceil(slices_mm[0]), 0), min(math.floor(slices_mm[-1]) + 1, s)
-    if stop <= start:
+    inside = [slice(max(edge.start - aside, 0), min(edge.stop - aside, n)) for edge, n in ((rows, r), (columns, a))]
+    if stop <= start or any(part.stop <= part.start for part in inside):
         return None
+    kept = [slice(part.start + aside - edge.start, part.stop + aside - edge.start)
+            for part, edge in zip(inside, (rows, columns), strict=True)]  # fmt: skip
+    acquired = 1 + _acquired(change, scan.acquired_mm)[kept[0], kept[1]]
     between = np.maximum(0, 1 - np.abs(slices_mm[:, None] - np.arange(start, stop)) / scan.slice_mm)
     weights = torch.from_numpy(between / between.sum(axis=0)).to(fine)
     # The preprocessing interpolates the SWI, and the phase through the unit circle.
-    amplitude = (on_slices.abs().to(fine) @ weights).real
-    angle = ((on_slices / on_slices.abs().clamp(min=1e-6)) @ weights).angle()
-    return (rows, columns, slice(start, stop)), torch.polar(amplitude, angle), on_slices
+    amplitude = (acquired.abs().to(fine) @ weights).real
+    angle = ((acquired / acquired.abs().clamp(min=1e-6)) @ weights).angle()
+    return (inside[0], inside[1], slice(start, stop)), torch.polar(amplitude, angle), 1 + change
 
 
 def _overlap(distance: npt.NDArray[np.float64], first: float, second: float) -> npt.NDArray[np.float64]:

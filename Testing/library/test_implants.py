@@ -125,8 +125,19 @@ def test_a_source_near_the_face_of_a_crop_looks_as_in_a_larger_crop() -> None:
     whole = torch.ones((64, 64, 48), dtype=torch.complex64)
     whole[far[0]] = far[1]
     expected = whole[:, :, 16:][near[0]]
-    assert (near[1] - expected).abs().max() < 0.15
-    assert (near[1] - expected).abs().mean() < 0.01
+    assert (near[1] - expected).abs().max() < 0.005
+    assert (near[1] - expected).abs().mean() < 0.0005
+
+
+def test_a_source_at_the_side_of_a_crop_is_averaged_over_whole_acquired_voxels() -> None:
+    scan = replace(THIN, acquired_mm=0.9)
+    source = microbleed(np.array([0.5, 16.0, 15.0]), 0, np.random.default_rng(1))
+    farther = replace(source, balls_mm=source.balls_mm + [16.0, 0.0, 0.0])
+    near, far = factor_on_crop(source, SHAPE, scan), factor_on_crop(farther, (96, 64, 32), scan)
+    assert near is not None and far is not None
+    whole = torch.ones((96, 64, 32), dtype=torch.complex64)
+    whole[far[0]] = far[1]
+    assert (near[1] - whole[32:][near[0]]).abs().max() < 0.05
 
 
 def test_a_crop_between_thick_slices_is_what_interpolating_them_gives() -> None:
@@ -139,7 +150,7 @@ def test_a_crop_between_thick_slices_is_what_interpolating_them_gives() -> None:
     loss = 1 - factor.abs()
     at = [k for k in range(depth.start, depth.stop) if (k + 2) % 3 == 0]
     shown = torch.stack([loss[:, :, k - depth.start] for k in at], dim=2)
-    assert float((shown.amax(dim=(0, 1, 2)) - (1 - on_slices.abs()[:, :, sharpest]).max()).abs()) < 1e-5
+    assert shown.max() < (1 - on_slices.abs()[:, :, sharpest]).max(), "the acquired voxel is larger than 0.5 mm"
     k = at[int(shown.amax(dim=(0, 1)).argmax())] - depth.start
     third = loss[:, :, k] / 3 * 2 + loss[:, :, k + 3] / 3
     assert torch.allclose(loss[:, :, k + 1], third, atol=1e-5), "a third of the way to the next slice"

@@ -137,6 +137,7 @@ def test_a_candidate_gets_region_side_and_distance_to_the_next_region(known_head
 
 def test_only_structures_that_cross_the_midline_can_be_midline(known_head: Segmentation) -> None:
     assert placed((1, 0, -28), known_head).side == Side.MIDLINE
+    assert placed((2.8, 0, -28), known_head).side == Side.RIGHT
     assert placed((-6, 0, -28), known_head).side == Side.LEFT
     assert placed((1, 30, 0), known_head).side == Side.RIGHT
 

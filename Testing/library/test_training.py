@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
-from CMBDetectorLib.training.data import Case, cut, detector_batch, draw_crop, load_cases, turn, vary
+from CMBDetectorLib.training.data import Case, _implanted, cut, detector_batch, draw_crop, load_cases, turn, vary
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import Scan
@@ -241,6 +242,26 @@ def test_half_of_the_crops_with_lesions_show_ones_that_were_put_in(tmp_path: Pat
     shown = [lesions.present for _, lesions in drawn]
     assert 8 <= sum(shown) <= 28
     assert all(image[0].min() < -0.2 for image, lesions in drawn if lesions.present)
+
+
+def test_an_implant_lies_in_the_slices_of_its_scan_wherever_the_crop_begins(tmp_path: Path) -> None:
+    empty = with_scan(toy_case([], (96, 96, 64), diameter_mm=4))
+    assert empty.scan is not None
+    tissue = np.zeros(empty.image.shape[1:], bool)
+    tissue[48, 48, 31] = True
+    case = replace(empty, tissue=tissue, scan=replace(empty.scan, slice_mm=3.0))
+    config = detector_training(tmp_path, crop=(64, 64, 48))
+    changes = []
+    for center_mm in (30.0, 31.0, 32.0):  # the crop begins one voxel later each time
+        center = np.array([24.0, 24.0, center_mm])
+        plain, _ = cut(case, center, config.crop)
+        shown, lesions = _implanted(case, center, config, 1, np.random.default_rng(4))
+        assert len(lesions.center_mm) == 1
+        first = round(center_mm) - 24
+        changes.append((shown - plain)[..., 31 - first - 6 : 31 - first + 7])
+    assert np.abs(changes[0][0]).max() > 0.2
+    # The filter of the phase is drawn for each implant, and the noise of its place is the same.
+    assert np.allclose(changes[0], changes[1], atol=2e-3) and np.allclose(changes[0], changes[2], atol=2e-3)
 
 
 def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path: Path) -> None:
