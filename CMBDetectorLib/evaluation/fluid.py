@@ -1,4 +1,4 @@
-"""How well a scan shows where tissue ends: how far fluid differs from the cortex beside it."""
+"""How well a scan shows where tissue ends: how far fluid differs from the tissue beside it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from CMBDetectorLib.volume import Volume
 
 LOBAR = [sub.label for sub in SUB_REGIONS if sub.region is Region.LOBAR]
 GAP_MM = 10.0  # fluid lies between tissue that is closer than this
-NEAR_MM = 6.0  # cortex lies this close to fluid
+NEAR_MM = 6.0  # tissue beside fluid lies this close to it
 PURE = 0.9  # share of a voxel of 2 mm
 NORMAL = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
 
 
 def fluid_contrast(swi: Volume, true: Volume) -> float:
-    """Median SWI of fluid less that of cortex beside it, in standard deviations of that cortex.
+    """Median SWI of fluid less that of the lobes' tissue beside it, in standard deviations of that tissue.
 
     Measured at 2 mm, coil shading divided out; veins, iron and noise make up the deviation. Near 0 nobody can see where
     a sulcus begins. NaN where the scan shows too little of either.
@@ -30,13 +30,13 @@ def fluid_contrast(swi: Volume, true: Volume) -> float:
     """
     labels, scan = true.in_ras_order(), swi.in_ras_order()
     tissue = on_grid(labels.with_array((labels.array > 0).astype(np.float32)), COARSE_SPACING_MM).array
-    cortex = on_grid(labels.with_array(np.isin(labels.array, LOBAR).astype(np.float32)), COARSE_SPACING_MM).array
+    lobes = on_grid(labels.with_array(np.isin(labels.array, LOBAR).astype(np.float32)), COARSE_SPACING_MM).array
     seen = on_grid(scan, COARSE_SPACING_MM).array
     voxels = GAP_MM / 2 / COARSE_SPACING_MM[0]
     near = ndimage.distance_transform_edt(np.pad(tissue, 4) < 0.5) <= voxels
     inner = ndimage.distance_transform_edt(near)[4:-4, 4:-4, 4:-4] > voxels
     fluid = inner & (tissue < 1 - PURE)
-    beside = (cortex > PURE) & (ndimage.distance_transform_edt(~fluid) * COARSE_SPACING_MM[0] <= NEAR_MM)
+    beside = (lobes > PURE) & (ndimage.distance_transform_edt(~fluid) * COARSE_SPACING_MM[0] <= NEAR_MM)
     if min(fluid.sum(), beside.sum()) < 50:
         return float("nan")
     flat = seen / local_mean(seen, tissue, COARSE_SPACING_MM)

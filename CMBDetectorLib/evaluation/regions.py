@@ -170,8 +170,8 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     lines += ["", "Dice by protocol:", "", f"| protocol | {' | '.join(groups)} |", "|---|---:|---:|---:|"]
     for protocol, means in content["dice_by_protocol"].items():
         lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
-    lines += ["", "Dice by how well the scan shows where tissue ends (fluid less the cortex beside it, in standard "
-              "deviations of that cortex):", "",
+    lines += ["", "Dice by how well the scan shows where tissue ends: difference of fluid and of the tissue beside "
+              "it, brighter or darker, in standard deviations of that tissue.", "",
               f"| difference | cases | {' | '.join(groups)} |", "|---|---:|---:|---:|---:|"]  # fmt: skip
     for words, means in content["dice_by_fluid_contrast"].items():
         shown = " | ".join(f"{means[g]:.2f}" if g in means else "" for g in groups)
