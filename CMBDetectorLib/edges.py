@@ -8,21 +8,25 @@ tissue, or darker as veins are, nothing is changed. Ours; the paper has no such 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from CMBDetectorLib.preprocessing import SEGMENTER_SPACING_MM
+from CMBDetectorLib.preprocessing import COARSE_SPACING_MM
 
 Array = npt.NDArray[np.float32]
 
 GAP_MM = 16.0  # what lies between tissue closer than this is fluid, as in ventricles and fissures
 DEEP_MM = 6.0  # this far inside there are ventricles and wide fissures, and neither skull nor its veins
 FLUID = 0.2  # probability of tissue below which a deep place is fluid for sure
-LEAST_VOXELS = 300  # of sure fluid
+SURE = 0.9  # probability of tissue from which on a place is tissue for sure
+LEAST_VOXELS = 300  # of sure fluid, and of sure tissue
 LEAST_CONTRAST = 1.0  # in standard deviations of tissue: fluid less bright than this above it is left alone
 SHADING_MM = 10.0  # over which tissue's own brightness is averaged
 MIXED = 0.15  # of the difference of fluid and tissue: how far voxels that hold both spread
+FAR = 3.0  # standard deviations below tissue from which on a voxel is a vein or a hemorrhage
 OUTLIERS = 0.02  # share of voxels that are neither, such as veins and microbleeds; they keep their probability
 ROUNDS = 2  # the brightness of tissue is measured anew once its edge is known better
 NORMAL = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
@@ -34,7 +38,7 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     Parameters
     ----------
     probability : ndarray, shape (14, R, A, S)
-        Of "none" and the 13 MARS regions, at `SEGMENTER_SPACING_MM`.
+        Of "none" and the 13 MARS regions, at 1 x 1 x 2 mm.
     bright : ndarray, shape (R, A, S)
         SWI on the same grid, on any linear scale.
 
@@ -51,30 +55,46 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     inside, depth_mm = _closed(near[boxes[0]])
     part = tissue[boxes[0]].clip(1e-3, 1 - 1e-3)
     fluid = ndimage.binary_opening((part < FLUID) & (depth_mm > DEEP_MM))
-    if fluid.sum() < LEAST_VOXELS:
-        return probability
     prior = np.log(part / (1 - part))
-    shade = [SHADING_MM / mm for mm in SEGMENTER_SPACING_MM]
+    over = bright[boxes[0]].astype(np.float32)
     for _ in range(ROUNDS):
-        weight = np.where(inside & (part > 0.5), part, 0)
-        usual = ndimage.gaussian_filter(weight, shade, truncate=2)
-        usual = ndimage.gaussian_filter(weight * bright[boxes[0]], shade, truncate=2) / np.maximum(usual, 1e-3)
-        over = bright[boxes[0]] - usual
-        sure = over[inside & (part > 0.9)]
-        middle = np.median(sure)
-        deviation = max(NORMAL * float(np.median(np.abs(sure - middle))), 1e-6)
-        contrast = float(np.median(over[fluid]) - middle)
-        if contrast < LEAST_CONTRAST * deviation:
+        sure = over[inside & (part > SURE)]
+        if min(len(sure), fluid.sum()) < LEAST_VOXELS:
             return probability
-        spread = np.hypot(deviation, MIXED * contrast)
-        over = np.minimum(over - middle, contrast)  # brighter than fluid is fluid
-        likely = (_likelihood(over - at, spread) for at in (0.0, contrast))
-        part = 1 / (1 + np.exp(-prior - np.where(inside, np.subtract(*(np.log(each) for each in likely)), 0)))
+        # What is far darker than tissue, such as a large hemorrhage, must not make the tissue around it look bright.
+        middle, deviation = _center(sure)
+        weight = np.where(inside & (part > 0.5) & (over > middle - FAR * deviation), part, np.float32(0))
+        over = over - middle
+        over -= _smooth(weight * over) / np.maximum(_smooth(weight), 1e-3)
+        middle, deviation = _center(over[inside & (part > SURE)])
+        contrast = float(np.median(over[fluid])) - middle
+        if not contrast >= LEAST_CONTRAST * deviation:
+            return probability
+        spread = float(np.hypot(deviation, MIXED * contrast))
+        seen = np.minimum(over - middle, contrast)  # brighter than fluid is fluid
+        likelier = np.log(_likelihood(seen, spread)) - np.log(_likelihood(seen - contrast, spread))
+        part = 1 / (1 + np.exp(-prior - np.where(inside, likelier, np.float32(0))))
     changed = probability.copy()
-    share = part / np.maximum(tissue[boxes[0]], 1e-6)
-    changed[(slice(1, None), *boxes[0])] *= share
+    changed[(slice(1, None), *boxes[0])] *= part / np.maximum(tissue[boxes[0]], 1e-6)
     changed[(0, *boxes[0])] = 1 - changed[(slice(1, None), *boxes[0])].sum(axis=0)
     return changed
+
+
+def _center(values: Array) -> tuple[float, float]:
+    """Median, and standard deviation by the median absolute deviation."""
+    middle = float(np.median(values))
+    return middle, max(NORMAL * float(np.median(np.abs(values - middle))), 1e-6)
+
+
+def _smooth(array: Array) -> Array:
+    """Average over `SHADING_MM`, at 2 mm: it changes slowly."""
+    sigma = [SHADING_MM / mm for mm in COARSE_SPACING_MM]
+    return _at_1_mm(ndimage.gaussian_filter(array[::2, ::2], sigma, truncate=2), array.shape)
+
+
+def _at_1_mm(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Array at 2 mm on the grid at 1 mm in plane that it was taken from."""
+    return array.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]
 
 
 def _likelihood(distance: Array, spread: float) -> Array:
@@ -84,11 +104,10 @@ def _likelihood(distance: Array, spread: float) -> Array:
 
 
 def _closed(tissue: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], Array]:
-    """Tissue with its gaps closed, and how deep in it each voxel lies, mm."""
-    voxels = [int(np.ceil(GAP_MM / mm)) for mm in SEGMENTER_SPACING_MM]
-    padded = np.pad(tissue, [(n, n) for n in voxels])
-    inner = tuple(slice(n, -n) for n in voxels)
-    grown = ndimage.distance_transform_edt(~padded, sampling=SEGMENTER_SPACING_MM) <= GAP_MM / 2
-    depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(grown), sampling=SEGMENTER_SPACING_MM)
-    depth_mm = (depth - GAP_MM / 2)[inner].astype(np.float32)
+    """Tissue with its gaps closed, and how deep in it each voxel lies, mm; measured at 2 mm."""
+    step_mm = COARSE_SPACING_MM[0]
+    margin = int(np.ceil(GAP_MM / step_mm))
+    grown = ndimage.distance_transform_edt(~np.pad(tissue[::2, ::2], margin)) * step_mm <= GAP_MM / 2
+    depth_mm = ndimage.distance_transform_edt(ndimage.binary_fill_holes(grown)) * step_mm - GAP_MM / 2
+    depth_mm = _at_1_mm(depth_mm[margin:-margin, margin:-margin, margin:-margin].astype(np.float32), tissue.shape)
     return depth_mm > 0, depth_mm

@@ -74,6 +74,25 @@ def test_a_black_microbleed_stays_in_tissue() -> None:
     assert (after.argmax(axis=0)[14:18, 38:42, 19:21] > 0).all()
 
 
+@pytest.mark.parametrize("fluid", [1.2, 1.4])
+def test_a_large_hemorrhage_does_not_make_the_tissue_around_it_fluid(fluid: float) -> None:
+    labels = head()
+    r, a, s = np.indices(labels.shape)
+    distance_mm = np.sqrt((r - 40.0) ** 2 + (a - 18.0) ** 2 + (2.0 * s - 40) ** 2)
+    bright = seen(labels, fluid)
+    ring = (labels > 0) & (distance_mm > 9) & (distance_mm < 15)
+    without = draw_edges(soft(labels), bright).argmax(axis=0)
+    bright[distance_mm < 9] = 0.0
+    found = draw_edges(soft(labels), bright).argmax(axis=0)
+    assert (found[ring] == 0).sum() <= (without[ring] == 0).sum() + 0.05 * ring.sum()
+
+
+def test_an_unsure_network_is_left_as_it_is() -> None:
+    unsure = soft(head()) * 0.8
+    unsure[0] = 1 - unsure[1:].sum(axis=0)
+    assert draw_edges(unsure, seen(head(), 1.4)) is unsure
+
+
 def test_any_linear_scale_gives_the_same_edges() -> None:
     labels = head()
     bright = seen(labels, fluid=1.4)
