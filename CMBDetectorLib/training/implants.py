@@ -135,8 +135,9 @@ def factor_on_crop(
         plane, from which the truth of a rendered lesion is measured too; None off the crop.
     """
     r, a, s = shape
-    aside = math.ceil((scan.acquired_mm / FINE_MM[0] - 1) / 2) if scan.acquired_mm > FINE_MM[0] else 0
-    beyond = 2 * math.ceil(1.5 * scan.slice_mm)  # fine voxels outside the crop, so that voxels at its face are whole
+    # Fine voxels outside the crop, so that a source at its face is averaged and measured whole.
+    aside = math.ceil((LARGEST_MM + scan.acquired_mm) / 2 / FINE_MM[0])
+    beyond = 2 * math.ceil(1.5 * scan.slice_mm)
     origin = -FINE_MM * [aside, aside, beyond + 0.5]
     fine_shape = (r + 2 * aside, a + 2 * aside, 2 * s + 2 * beyond)
     found = source.factor(origin, FINE_MM, fine_shape, scan.rad_per_ppm, scan.b0_direction)

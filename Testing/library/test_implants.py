@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from CMBDetectorLib.networks.anchors import SPACING_MM
+from CMBDetectorLib.simulation.case import appearance
 from CMBDetectorLib.simulation.implant import voxel_factor
 from CMBDetectorLib.simulation.sources import Source, microbleed
 from CMBDetectorLib.training.implants import Scan, factor_on_crop, implant
@@ -138,6 +139,8 @@ def test_a_source_at_the_side_of_a_crop_is_averaged_over_whole_acquired_voxels()
     whole = torch.ones((96, 64, 32), dtype=torch.complex64)
     whole[far[0]] = far[1]
     assert (near[1] - whole[32:][near[0]]).abs().max() < 0.05
+    sizes = [appearance(found[2], np.array([0.5, 0.5, 1.0])).diameter_mm for found in (near, far)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02), "the label is that of the whole source"
 
 
 def test_a_crop_between_thick_slices_is_what_interpolating_them_gives() -> None:
