@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.stats import median_abs_deviation
 
-from CMBDetectorLib.preprocessing import COARSE_SPACING_MM
+from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, closed
 
 Array = npt.NDArray[np.float32]
 
@@ -29,7 +30,6 @@ MIXED = 0.15  # of the difference of fluid and tissue: how far voxels that hold 
 FAR = 3.0  # standard deviations below tissue from which on a voxel is a vein or a hemorrhage
 OUTLIERS = 0.02  # share of voxels that are neither, such as veins and microbleeds; they keep their probability
 ROUNDS = 2  # the brightness of tissue is measured anew once its edge is known better
-NORMAL = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
 
 
 def draw_edges(probability: Array, bright: Array) -> Array:
@@ -52,9 +52,11 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     boxes = ndimage.find_objects(near.astype(np.uint8))
     if not boxes:
         return probability
-    inside, depth_mm = _closed(near[boxes[0]])
+    inner = closed(near[boxes[0]][::2, ::2], GAP_MM)
+    depth_mm = ndimage.distance_transform_edt(np.pad(inner, 1))[1:-1, 1:-1, 1:-1] * COARSE_SPACING_MM[0]
+    inside, deep = (_at_1_mm(mask, near[boxes[0]].shape) for mask in (inner, depth_mm > DEEP_MM))
     part = tissue[boxes[0]].clip(1e-3, 1 - 1e-3)
-    fluid = ndimage.binary_opening((part < FLUID) & (depth_mm > DEEP_MM))
+    fluid = ndimage.binary_opening((part < FLUID) & deep)
     prior = np.log(part / (1 - part))
     over = bright[boxes[0]].astype(np.float32)
     for _ in range(ROUNDS):
@@ -82,8 +84,7 @@ def draw_edges(probability: Array, bright: Array) -> Array:
 
 def _center(values: Array) -> tuple[float, float]:
     """Median, and standard deviation by the median absolute deviation."""
-    middle = float(np.median(values))
-    return middle, max(NORMAL * float(np.median(np.abs(values - middle))), 1e-6)
+    return float(np.median(values)), max(float(median_abs_deviation(values, scale="normal")), 1e-6)
 
 
 def _smooth(array: Array) -> Array:
@@ -101,13 +102,3 @@ def _likelihood(distance: Array, spread: float) -> Array:
     """Of a brightness some distance from a class's own: normal, with a floor for what is neither tissue nor fluid."""
     normal: Array = (1 - OUTLIERS) * np.exp(-0.5 * (distance / spread) ** 2) + OUTLIERS / 5
     return normal
-
-
-def _closed(tissue: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], Array]:
-    """Tissue with its gaps closed, and how deep in it each voxel lies, mm; measured at 2 mm."""
-    step_mm = COARSE_SPACING_MM[0]
-    margin = int(np.ceil(GAP_MM / step_mm))
-    grown = ndimage.distance_transform_edt(~np.pad(tissue[::2, ::2], margin)) * step_mm <= GAP_MM / 2
-    depth_mm = ndimage.distance_transform_edt(ndimage.binary_fill_holes(grown)) * step_mm - GAP_MM / 2
-    depth_mm = _at_1_mm(depth_mm[margin:-margin, margin:-margin, margin:-margin].astype(np.float32), tissue.shape)
-    return depth_mm > 0, depth_mm

@@ -21,6 +21,7 @@ SEGMENTER_SPACING_MM = (1.0, 1.0, 2.0)
 COARSE_SPACING_MM = (2.0, 2.0, 2.0)  # for what needs no fine edge
 DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
 BLACK = 0.35  # of the brightness of tissue: less is bone, air, vessel or lesion
+GAP_MM = 8.0  # between tissue closer than this the brain goes on
 MARGIN_MM = 8.0  # around the box of brain or head: room for a lesion's dipole field at the surface
 # Least brightness of a head, as shares of Otsu's threshold: coil shading makes its middle darker than its rim, air is
 # darker still. Strong shading hides a side from the first, with which the segmenter was trained, not from the second.
@@ -125,7 +126,7 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     Returns
     -------
     Volume
-        bool, on the grid of `mars`. Gaps up to 8 mm are closed. Works at 2 mm: the mask needs no finer edge.
+        bool, on the grid of `mars`. Gaps up to `GAP_MM` are closed. Works at 2 mm: the mask needs no finer edge.
     """
     ordered = mars.in_ras_order()
     coarse = on_grid(ordered.with_array((ordered.array > 0).astype(np.float32)), COARSE_SPACING_MM)
@@ -133,14 +134,21 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     if not tissue.any():
         return mars.with_array(np.zeros(mars.array.shape, bool))
     box = brain_box(coarse.with_array(tissue))
-    padded = np.pad(tissue[box], 4)
-    near = ndimage.distance_transform_edt(~padded) <= 2  # in voxels of 2 mm; Euclidean, so round corners stay round
-    closed = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > 2)
     searched = np.zeros_like(tissue)
-    searched[box] = ndimage.distance_transform_edt(~closed)[4:-4, 4:-4, 4:-4] <= 1
+    searched[box] = ndimage.distance_transform_edt(~closed(tissue[box], GAP_MM)) <= 1
     searched &= ~_bone(on_grid(swi.in_ras_order(), COARSE_SPACING_MM).array, tissue, searched)
     fine = apply(maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape), searched)
     return as_stored(fine > 0.5, mars)
+
+
+def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.bool_]:
+    """Tissue at 2 mm with its gaps up to `gap_mm` and its holes; Euclidean, so round corners stay round."""
+    reach = gap_mm / 2 / COARSE_SPACING_MM[0]
+    margin = int(np.ceil(2 * reach))
+    near = ndimage.distance_transform_edt(~np.pad(tissue_2mm, margin)) <= reach
+    filled = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > reach)
+    whole: npt.NDArray[np.bool_] = filled[margin:-margin, margin:-margin, margin:-margin]
+    return whole
 
 
 def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

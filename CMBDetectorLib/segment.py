@@ -117,8 +117,8 @@ def _most_probable(probability: npt.NDArray[np.float32], part: Maps) -> npt.NDAr
         if not possible.any():
             continue
         inside = [_span(possible.any(dim=2).any(dim=1)), _span(possible.any(dim=2).any(dim=0))]
-        drawn_to = [_span((weights[:, box] > 0).any(dim=1)) for weights, box in zip(part, inside, strict=False)]
-        read = [_span((weights[box] > 0).any(dim=0)) for weights, box in zip(part, drawn_to, strict=False)]
+        drawn_to = [_span((weights[:, box] > 0).any(dim=1)) for weights, box in zip(part[:2], inside, strict=True)]
+        read = [_span((weights[box] > 0).any(dim=0)) for weights, box in zip(part[:2], drawn_to, strict=True)]
         cut = (part[0][drawn_to[0], read[0]], part[1][drawn_to[1], read[1]], part[2][:, slices])
         drawn = torch.from_numpy(apply(cut, share[read[0], read[1]]))
         before = highest[drawn_to[0], drawn_to[1]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from scipy.stats import median_abs_deviation
 
-from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, local_mean, on_grid
+from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, closed, local_mean, on_grid
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.volume import Volume
 
@@ -13,7 +14,6 @@ LOBAR = [sub.label for sub in SUB_REGIONS if sub.region is Region.LOBAR]
 GAP_MM = 10.0  # fluid lies between tissue that is closer than this
 NEAR_MM = 6.0  # tissue beside fluid lies this close to it
 PURE = 0.9  # share of a voxel of 2 mm
-NORMAL = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
 
 
 def fluid_contrast(swi: Volume, true: Volume) -> float:
@@ -32,14 +32,10 @@ def fluid_contrast(swi: Volume, true: Volume) -> float:
     tissue = on_grid(labels.with_array((labels.array > 0).astype(np.float32)), COARSE_SPACING_MM).array
     lobes = on_grid(labels.with_array(np.isin(labels.array, LOBAR).astype(np.float32)), COARSE_SPACING_MM).array
     seen = on_grid(scan, COARSE_SPACING_MM).array
-    voxels = GAP_MM / 2 / COARSE_SPACING_MM[0]
-    near = ndimage.distance_transform_edt(np.pad(tissue, 4) < 0.5) <= voxels
-    inner = ndimage.distance_transform_edt(near)[4:-4, 4:-4, 4:-4] > voxels
-    fluid = inner & (tissue < 1 - PURE)
+    fluid = closed(tissue > 0.5, GAP_MM) & (tissue < 1 - PURE)
     beside = (lobes > PURE) & (ndimage.distance_transform_edt(~fluid) * COARSE_SPACING_MM[0] <= NEAR_MM)
     if min(fluid.sum(), beside.sum()) < 50:
         return float("nan")
     flat = seen / local_mean(seen, tissue, COARSE_SPACING_MM)
-    usual = np.median(flat[beside])
-    deviation = NORMAL * np.median(np.abs(flat[beside] - usual))
-    return float((np.median(flat[fluid]) - usual) / max(deviation, 1e-6))
+    deviation = max(float(median_abs_deviation(flat[beside], scale="normal")), 1e-6)
+    return float(np.median(flat[fluid]) - np.median(flat[beside])) / deviation

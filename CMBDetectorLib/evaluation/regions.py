@@ -43,7 +43,7 @@ class Agreement:
     volume_error : dict of float
         Per group region, found over true volume minus 1.
     fluid_contrast : float
-        How well the scan shows where tissue ends (`fluid.fluid_contrast`).
+        How well the scan shows where tissue ends (`fluid.fluid_contrast`); NaN where that cannot be measured.
     """
 
     case: str

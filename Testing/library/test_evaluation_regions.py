@@ -80,7 +80,7 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
 
 
 @pytest.mark.parametrize("difference", [-0.2, 0.0, 0.3])
-def test_the_contrast_of_fluid_is_its_difference_in_deviations_of_cortex_under_shading(difference: float) -> None:
+def test_the_contrast_of_fluid_is_its_difference_in_deviations_of_tissue_under_shading(difference: float) -> None:
     labels = np.full((60, 60, 30), 9, np.uint8)
     labels[:, 20:40:10] = labels[28:32, 12:48] = 0  # sulci of 2 mm, and one of 8 mm
     labels[:4] = labels[-4:] = labels[:, :4] = labels[:, -4:] = 0

@@ -117,29 +117,25 @@ def test_what_is_painted_lies_where_the_label_says(slice_mm: float) -> None:
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.15
 
 
-def test_a_source_near_the_face_of_a_crop_looks_as_in_a_larger_crop() -> None:
-    scan = replace(THIN, slice_mm=2.0)
-    source = microbleed(np.array([16.0, 16.0, 2.0]), 0, np.random.default_rng(1))
-    farther = replace(source, balls_mm=source.balls_mm + [0.0, 0.0, 16.0])
-    near, far = factor_on_crop(source, SHAPE, scan), factor_on_crop(farther, (64, 64, 48), scan)
+@pytest.mark.parametrize(
+    ("axis", "beyond", "scan", "most"),
+    [(2, (64, 64, 48), replace(THIN, slice_mm=2.0), 0.005), (0, (96, 64, 32), replace(THIN, acquired_mm=0.9), 0.05)],
+    ids=["below", "beside"],
+)
+def test_a_source_at_the_face_of_a_crop_looks_and_measures_as_in_a_larger_crop(
+    axis: int, beyond: tuple[int, int, int], scan: Scan, most: float
+) -> None:
+    center = np.full(3, 16.0)
+    center[axis] = 1.0
+    source = microbleed(center, 0, np.random.default_rng(1))
+    inside = replace(source, balls_mm=source.balls_mm + 16.0 * (np.arange(3) == axis))
+    near, far = factor_on_crop(source, SHAPE, scan), factor_on_crop(inside, beyond, scan)
     assert near is not None and far is not None
-    whole = torch.ones((64, 64, 48), dtype=torch.complex64)
+    whole = torch.ones(beyond, dtype=torch.complex64)
     whole[far[0]] = far[1]
-    expected = whole[:, :, 16:][near[0]]
-    assert (near[1] - expected).abs().max() < 0.005
-    assert (near[1] - expected).abs().mean() < 0.0005
-
-
-def test_a_source_at_the_side_of_a_crop_is_averaged_over_whole_acquired_voxels() -> None:
-    scan = replace(THIN, acquired_mm=0.9)
-    source = microbleed(np.array([0.5, 16.0, 15.0]), 0, np.random.default_rng(1))
-    farther = replace(source, balls_mm=source.balls_mm + [16.0, 0.0, 0.0])
-    near, far = factor_on_crop(source, SHAPE, scan), factor_on_crop(farther, (96, 64, 32), scan)
-    assert near is not None and far is not None
-    whole = torch.ones((96, 64, 32), dtype=torch.complex64)
-    whole[far[0]] = far[1]
-    assert (near[1] - whole[32:][near[0]]).abs().max() < 0.05
-    sizes = [appearance(found[2], np.array([0.5, 0.5, 1.0])).diameter_mm for found in (near, far)]
+    expected = whole.narrow(axis, beyond[axis] - SHAPE[axis], SHAPE[axis])[near[0]]
+    assert (near[1] - expected).abs().max() < most
+    sizes = [appearance(found[2], np.array([0.5, 0.5, scan.slice_mm])).diameter_mm for found in (near, far)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02), "the label is that of the whole source"
 
 
