@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 
+TISSUE = "tissue"
+
 Labels = npt.NDArray[np.integer]
 
 
@@ -21,7 +23,7 @@ def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, f
     Returns
     -------
     dice : dict of float
-        By name of the region. Regions that the truth lacks are left out, here and below.
+        By name of the region, and of all `TISSUE`. Regions that the truth lacks are left out, here and below.
     in_tissue : dict of float
         Dice of each group region among the voxels that are tissue in both maps.
     volume_error : dict of float
@@ -32,7 +34,8 @@ def compare(found: Labels, truth: Labels) -> tuple[dict[str, float], dict[str, f
     joint = joint.reshape(count, count)  # rows: truth
     parts = {region.value: [sub.label for sub in SUB_REGIONS if sub.region is region] for region in Region}
     dice, in_tissue, volume_error = {}, {}, {}
-    for name, labels in [*parts.items(), *((sub.name, [sub.label]) for sub in SUB_REGIONS)]:
+    every = {**parts, **{sub.name: [sub.label] for sub in SUB_REGIONS}, TISSUE: list(range(1, count))}
+    for name, labels in every.items():
         both = int(joint[np.ix_(labels, labels)].sum())
         true, seen = int(joint[labels].sum()), int(joint[:, labels].sum())
         if not true:

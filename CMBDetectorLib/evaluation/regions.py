@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from CMBDetectorLib.evaluation.cohort import case_folders
-from CMBDetectorLib.evaluation.fluid import fluid_contrast
-from CMBDetectorLib.evaluation.overlap import compare
+from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
+from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.report.picture import AXIAL, body_axes, brain_box, gray, plane, swi_window
@@ -24,6 +24,7 @@ from CMBDetectorLib.volume import Volume, read_volume
 Progress = Callable[[str, float, str], None]
 WORST = 3  # cases that are shown
 FLUID_CONTRASTS = {"under 1": (0, 1), "1 to 3": (1, 3), "3 or more": (3, np.inf)}
+BY_BRIGHTNESS = "tissue by brightness"
 HEIGHTS = (0.3, 0.5, 0.7)  # of the slices shown, between the lowest and the highest with tissue
 WIDTH_MM, PIXELS = 180.0, 240
 COLORS = 128  # of a picture: half the size of the file
@@ -37,13 +38,15 @@ class Agreement:
     ----------
     case, head, protocol : str
     dice : dict of float
-        Per group region and per MARS sub-region; those that the scan does not show are left out.
+        Per group region and MARS sub-region, and of all tissue; those that the scan does not show are left out.
     in_tissue : dict of float
         Dice per group region where there is tissue and some was found: which region it is, not where fluid begins.
     volume_error : dict of float
         Per group region, found over true volume minus 1.
     fluid_contrast : float
         How well the scan shows where tissue ends (`fluid.fluid_contrast`); NaN where that cannot be measured.
+    by_brightness : float
+        Dice of all tissue that no rule on brightness can exceed (`fluid.dice_by_brightness`).
     """
 
     case: str
@@ -53,6 +56,7 @@ class Agreement:
     in_tissue: dict[str, float]
     volume_error: dict[str, float]
     fluid_contrast: float
+    by_brightness: float
 
     @property
     def mean_dice(self) -> float:
@@ -83,7 +87,8 @@ def evaluate_regions(
         swi, found, true = _segmented(folder, segmenter)
         truth = truth_of(folder)
         agreed = compare(found.array, true.array)
-        agreements.append(Agreement(name, truth["head"], truth["protocol"], *agreed, fluid_contrast(swi, true)))
+        shown = fluid_contrast(swi, true), dice_by_brightness(swi, true)
+        agreements.append(Agreement(name, truth["head"], truth["protocol"], *agreed, *shown))
     content = summary(agreements)
     out.mkdir(parents=True, exist_ok=True)
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -104,7 +109,7 @@ def _segmented(folder: Path, segmenter: Model) -> tuple[Volume, Volume, Volume]:
 
 def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
     """Mean and least Dice per region, mean per protocol, and errors of the volumes over all cases."""
-    names = [*(region.value for region in Region), *(sub.name for sub in SUB_REGIONS)]
+    names = [*(region.value for region in Region), *(sub.name for sub in SUB_REGIONS), TISSUE]
     every = {name: [a.dice[name] for a in agreements if name in a.dice] for name in names}
     errors = {r.value: [a.volume_error[r.value] for a in agreements if r.value in a.volume_error] for r in Region}
     tissue = {r.value: [a.in_tissue[r.value] for a in agreements if r.value in a.in_tissue] for r in Region}
@@ -131,12 +136,14 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
             protocol: _group_means([a for a in agreements if a.protocol == protocol]) for protocol in protocols
         },
         "dice_by_fluid_contrast": {
-            words: {"cases": len(shown)} | _group_means(shown) for words, shown in visible.items() if shown
+            words: {"cases": len(shown)} | _group_means(shown) | _of_tissue(shown)
+            for words, shown in visible.items()
+            if shown
         },
         "per_case": [
             {"case": a.case, "head": a.head, "protocol": a.protocol}
             | ({} if np.isnan(a.fluid_contrast) else {"fluid_contrast": round(a.fluid_contrast, 2)})
-            | {name: round(value, 3) for name, value in a.dice.items()}
+            | {name: round(value, 3) for name, value in (a.dice | {BY_BRIGHTNESS: a.by_brightness}).items()}
             for a in agreements
         ],
     }
@@ -146,6 +153,12 @@ def _group_means(agreements: Sequence[Agreement]) -> dict[str, float]:
     """Mean Dice of the group regions."""
     every = {r.value: [a.dice[r.value] for a in agreements if r.value in a.dice] for r in Region}
     return {name: round(float(np.mean(values)), 3) for name, values in every.items() if values}
+
+
+def _of_tissue(agreements: Sequence[Agreement]) -> dict[str, float]:
+    """Mean Dice of all tissue, and of what brightness can tell of it at best."""
+    found, best = ([a.dice[TISSUE] for a in agreements], [a.by_brightness for a in agreements])
+    return {TISSUE: round(float(np.mean(found)), 3), BY_BRIGHTNESS: round(float(np.mean(best)), 3)}
 
 
 def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
@@ -171,10 +184,12 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     for protocol, means in content["dice_by_protocol"].items():
         lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
     lines += ["", "Dice by how well the scan shows where tissue ends: difference of fluid and of the tissue beside "
-              "it, brighter or darker, in standard deviations of that tissue.", "",
-              f"| difference | cases | {' | '.join(groups)} |", "|---|---:|---:|---:|---:|"]  # fmt: skip
+              "it, brighter or darker, in standard deviations of that tissue. Last: the most that any rule on "
+              "brightness could reach, were it told the brain's outline.", "",
+              f"| difference | cases | {' | '.join(groups)} | tissue | tissue, by brightness |",
+              "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for words, means in content["dice_by_fluid_contrast"].items():
-        shown = " | ".join(f"{means[g]:.2f}" if g in means else "" for g in groups)
+        shown = " | ".join(f"{means[g]:.2f}" if g in means else "" for g in [*groups, TISSUE, BY_BRIGHTNESS])
         lines.append(f"| {words} | {means['cases']} | {shown} |")
     lines += ["", f"The {len(worst)} worst cases, each at three levels: SWI, true regions, regions found.", ""]
     for a in worst:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from CMBDetectorLib.evaluation.fluid import fluid_contrast
+from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.evaluation.regions import Agreement, draw, page, summary
 from CMBDetectorLib.volume import Volume
@@ -22,6 +23,7 @@ def test_dice_and_volumes_of_shifted_and_grown_blocks_are_as_counted_by_hand():
     assert volume_error == {"lobar": pytest.approx(0), "deep": pytest.approx(0.5)}
     assert in_tissue == {"lobar": 1, "deep": 1}, "what is taken for fluid, or the other way round, does not count"
     assert "infratentorial" not in dice, "the scan does not show it"
+    assert dice["tissue"] == pytest.approx(2 * (8 + 2) / (12 + 13))
 
 
 def test_every_region_is_compared_apart_and_an_empty_map_has_none():
@@ -50,19 +52,21 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
             "a",
             "10",
             "3T-2mm",
-            {"lobar": 0.9, "deep": 0.8},
+            {"lobar": 0.9, "deep": 0.8, "tissue": 0.92},
             {"lobar": 1.0, "deep": 0.8},
             {"lobar": 0.1, "deep": -0.2},
             fluid_contrast=-4.0,
+            by_brightness=0.95,
         ),
         Agreement(
             "b",
             "15",
             "1.5T",
-            {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6},
+            {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6, "tissue": 0.75},
             {"lobar": 0.9, "deep": 0.9},
             {"lobar": -0.3, "deep": 0.0},
             fluid_contrast=0.5,
+            by_brightness=0.85,
         ),
     ]
     content = summary(cases)
@@ -70,11 +74,13 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
     assert content["volume_error"]["lobar"] == {"mean": -0.1, "largest": 0.3}
     assert content["dice_by_protocol"]["1.5T"] == {"lobar": 0.7, "deep": 0.9, "infratentorial": 0.6}
     assert content["dice_by_fluid_contrast"] == {
-        "under 1": {"cases": 1, "lobar": 0.7, "deep": 0.9, "infratentorial": 0.6},
-        "3 or more": {"cases": 1, "lobar": 0.9, "deep": 0.8},
-    }
+        "under 1": {
+            "cases": 1, "lobar": 0.7, "deep": 0.9, "infratentorial": 0.6, "tissue": 0.75, "tissue by brightness": 0.85,
+        },
+        "3 or more": {"cases": 1, "lobar": 0.9, "deep": 0.8, "tissue": 0.92, "tissue by brightness": 0.95},
+    }  # fmt: skip
     text = page(content, [cases[1]])
-    assert "| 3 or more | 1 | 0.90 | 0.80 |  |" in text
+    assert "| 3 or more | 1 | 0.90 | 0.80 |  | 0.92 | 0.95 |" in text
     assert "| **lobar** | 0.80 | 0.70 | 0.95 | -10% | 30% |" in text
     assert "regions-b.png" in text
 
@@ -97,6 +103,39 @@ def test_the_contrast_of_fluid_is_its_difference_in_deviations_of_tissue_under_s
 def test_a_scan_without_fluid_has_no_contrast_of_it() -> None:
     labels, matrix = np.full((30, 30, 20), 9, np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])
     assert np.isnan(fluid_contrast(Volume(labels.astype(np.float32), matrix), Volume(labels, matrix)))
+
+
+def _brain_with_fluid_at_random(difference: float, noise: float = 0.05) -> tuple[Volume, Volume]:
+    """A block of tissue, a fifth of its voxels fluid so that nothing but brightness tells which."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((60, 60, 40), np.uint8)
+    labels[6:-6, 6:-6, 6:-6] = 9 * (rng.random((48, 48, 28)) > 0.2)
+    bright = np.where(labels > 0, 1.0, 1.0 + difference) + noise * rng.standard_normal(labels.shape)
+    shading = np.exp(np.linspace(-0.3, 0.3, 60))[:, None, None]
+    matrix = np.diag([2.0, 2.0, 2.0, 1.0])
+    return Volume((100 * bright * shading).astype(np.float32), matrix), Volume(labels, matrix)
+
+
+def test_where_fluid_looks_like_tissue_brightness_tells_no_more_than_calling_everything_tissue() -> None:
+    swi, true = _brain_with_fluid_at_random(0.0)
+    share = (true.array[6:-6, 6:-6, 6:-6] > 0).mean()
+    assert dice_by_brightness(swi, true) == pytest.approx(2 * share / (1 + share), abs=0.03)
+
+
+def test_brightness_tells_tissue_as_far_as_the_noise_lets_it() -> None:
+    assert dice_by_brightness(*_brain_with_fluid_at_random(0.8)) == pytest.approx(1, abs=0.01)
+    assert dice_by_brightness(*_brain_with_fluid_at_random(-0.8)) == pytest.approx(1, abs=0.01)
+    # Two normal distributions two deviations apart, a fifth of the voxels fluid: Dice of the best threshold by hand.
+    edges = np.linspace(-3, 5, 801)
+    tissue, fluid = 0.8 * norm.cdf(edges), 0.2 * norm.cdf(edges - 2)
+    by_hand = (2 * tissue / (tissue + fluid + 0.8)).max()
+    assert dice_by_brightness(*_brain_with_fluid_at_random(0.1)) == pytest.approx(by_hand, abs=0.015)
+
+
+def test_a_map_without_tissue_has_no_dice_by_brightness() -> None:
+    matrix = np.diag([2.0, 2.0, 2.0, 1.0])
+    empty = Volume(np.zeros((20, 20, 20), np.uint8), matrix)
+    assert np.isnan(dice_by_brightness(Volume(np.ones((20, 20, 20), np.float32), matrix), empty))
 
 
 def test_a_picture_shows_the_region_found_beside_the_true_one():
