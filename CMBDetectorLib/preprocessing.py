@@ -26,6 +26,7 @@ MARGIN_MM = 8.0  # around the box of brain or head: room for a lesion's dipole f
 # Least brightness of a head, as shares of Otsu's threshold: coil shading makes its middle darker than its rim, air is
 # darker still. Strong shading hides a side from the first, with which the segmenter was trained, not from the second.
 HEAD, HEAD_AND_SHADE = 0.5, 0.1
+GLARE = 2.0  # of the brightness of a head: what is brighter, such as fat near a coil, counts as no brighter
 FLATTENING_SIGMA_MM = 12.0  # wider than the largest lesion (10 mm), narrower than a coil's shading
 
 Array = npt.NDArray[np.float32]
@@ -72,10 +73,12 @@ def segmenter_channels(array: Array) -> Array:
     Returns
     -------
     ndarray
-        (4, R, A, S) float32: SWI as z-score over the head, clipped to [-3, 3], and the R, A, S coordinates relative to
-        the head's centroid, in units of 100 mm.
+        (4, R, A, S) float32: SWI as z-score over the head, glare cut off, clipped to [-3, 3], and the R, A, S
+        coordinates relative to the head's centroid, in units of 100 mm.
     """
     array_2mm = _in_pairs(array)
+    most = GLARE * float(np.median(array_2mm[array_2mm >= 0.1 * np.percentile(array_2mm, 99)]))
+    array, array_2mm = np.minimum(array, most), np.minimum(array_2mm, most)
     head = head_foreground(array_2mm, HEAD)
     values = array_2mm[head]
     channels = np.empty((4, *array.shape), np.float32)
@@ -136,9 +139,11 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     box = brain_box(coarse.with_array(tissue))
     searched = np.zeros_like(tissue)
     searched[box] = ndimage.distance_transform_edt(~closed(tissue[box], GAP_MM)) <= 1
-    searched &= ~_bone(on_grid(swi.in_ras_order(), COARSE_SPACING_MM).array, tissue, searched)
-    fine = apply(maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape), searched)
-    return as_stored(fine > 0.5, mars)
+    seen = swi.in_ras_order()
+    bone = _bone(on_grid(seen, COARSE_SPACING_MM).array, tissue, searched)
+    to_scan = maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape)
+    fine = apply(to_scan, searched & ~bone) > 0.5
+    return as_stored(fine & ~_cut_off(seen.array, fine), mars)
 
 
 def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.bool_]:
@@ -161,6 +166,19 @@ def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[n
     parts, _ = ndimage.label(thick)
     outside = np.unique(parts[~searched])
     return np.isin(parts, outside[outside > 0])
+
+
+def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """What skull stripping cut off: no signal at all, and reaching out of what is searched.
+
+    Pockets of it at the brain's surface would look like lesions. A black lesion does not reach outside.
+    """
+    parts, count = ndimage.label(swi <= swi.min())
+    outside = np.zeros(count + 1, bool)
+    outside[parts[~searched]] = True
+    outside[0] = False
+    cut_off: npt.NDArray[np.bool_] = outside[parts]
+    return cut_off
 
 
 def as_stored(array: npt.NDArray, scan: Volume) -> Volume:
@@ -199,7 +217,11 @@ def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkI
     mean = local_mean(coarse[0].array, coarse[1].array, COARSE_SPACING_MM)
     to_fine = maps(coarse[0].ijk_to_ras, mean.shape, ijk_to_ras, shape)
     channels = torch.zeros((2, *shape))
-    channels[0] = torch.from_numpy(apply(to_detector, swi.array)) / torch.from_numpy(apply(to_fine, mean))
+    # What is outside the brain and without any signal has been cut off and does not darken its neighbors.
+    signal = brain.array | (swi.array > swi.array.min())
+    channels[0] = torch.from_numpy(apply(to_detector, swi.array))
+    channels[0] /= torch.from_numpy(apply(to_detector, signal.astype(np.float32))).clamp(min=0.1)
+    channels[0] /= torch.from_numpy(apply(to_fine, mean))
     channels[0] -= 1
     if phase is not None:
         angle = torch.from_numpy(np.ascontiguousarray(crop(phase, box).array, dtype=np.float32))
