@@ -171,14 +171,19 @@ def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[n
 def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """What skull stripping cut off: no signal at all, and reaching out of what is searched.
 
-    Pockets of it at the brain's surface would look like lesions. A black lesion does not reach outside.
+    Pockets of it at the brain's surface would look like lesions. A black lesion within does not reach outside.
     """
-    parts, count = ndimage.label(swi <= swi.min())
+    parts, count = ndimage.label(_without_signal(swi))
     outside = np.zeros(count + 1, bool)
     outside[parts[~searched]] = True
     outside[0] = False
     cut_off: npt.NDArray[np.bool_] = outside[parts]
     return cut_off
+
+
+def _without_signal(swi: npt.NDArray) -> npt.NDArray[np.bool_]:
+    """Voxels that hold nothing: exactly 0, or less where interpolation went below; noise is seldom that."""
+    return swi <= min(float(swi.min()), 0.0)
 
 
 def as_stored(array: npt.NDArray, scan: Volume) -> Volume:
@@ -218,7 +223,7 @@ def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkI
     to_fine = maps(coarse[0].ijk_to_ras, mean.shape, ijk_to_ras, shape)
     channels = torch.zeros((2, *shape))
     # What is outside the brain and without any signal has been cut off and does not darken its neighbors.
-    signal = brain.array | (swi.array > swi.array.min())
+    signal = brain.array | ~_without_signal(swi.array)
     channels[0] = torch.from_numpy(apply(to_detector, swi.array))
     channels[0] /= torch.from_numpy(apply(to_detector, signal.astype(np.float32))).clamp(min=0.1)
     channels[0] /= torch.from_numpy(apply(to_fine, mean))

@@ -74,13 +74,13 @@ def dice_by_brightness(swi: Volume, true: Volume) -> float:
     inside = (apply(to_scan, outline.astype(np.float32)) > 0.5) | tissue
     flat = scan.array / apply(to_scan, shading)
     around = ndimage.gaussian_filter(flat, AROUND_MM / scan.spacing_mm)
-    look = np.searchsorted(DEPTHS_MM, apply(to_scan, depth_mm.astype(np.float32))[inside])
-    for brightness in (flat[inside], around[inside]):
-        look = look * LEVELS + _level(brightness)
+    shape = (len(DEPTHS_MM) + 1, LEVELS, LEVELS)
+    depth = np.searchsorted(DEPTHS_MM, apply(to_scan, depth_mm.astype(np.float32))[inside])
+    look = np.ravel_multi_index((depth, _level(flat[inside]), _level(around[inside])), shape)
     return _best_dice(look, tissue[inside])
 
 
-def _level(brightness: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+def _level(brightness: npt.NDArray) -> npt.NDArray[np.intp]:
     """Which of `LEVELS` levels, of as many voxels each, a brightness has."""
     return np.searchsorted(np.quantile(brightness, np.linspace(0, 1, LEVELS + 1)[1:-1]), brightness)
 

@@ -180,6 +180,34 @@ def test_the_brain_mask_leaves_bone_out_and_keeps_lesions() -> None:
     assert not mask[radius > 35].any(), "labels 8 mm into the bone do not make it brain"
 
 
+def stripped_brain() -> tuple[Volume, Volume, np.ndarray, np.ndarray]:
+    """A brain stripped 2 mm around its tissue, with a sulcus open to the outside and a black lesion within."""
+    empty = empty_scan((120, 120, 60), (0.8, 0.8, 1.6))
+    ras = coordinates(empty)
+    radius = np.linalg.norm(ras, axis=-1)
+    pocket = (np.abs(ras[..., 0]) < 2) & (ras[..., 1] > 22)
+    lesion = np.linalg.norm(ras - [10, 0, 0], axis=-1) < 3
+    swi = 100 * ((radius < 32) & ~pocket & ~lesion) * (1 + 0.02 * np.sin(ras[..., 0]))
+    return (
+        empty.with_array(swi.astype(np.float32)),
+        empty.with_array(((radius < 30) & ~pocket).astype(np.uint8)),
+        pocket,
+        lesion,
+    )
+
+
+def test_what_skull_stripping_cut_off_is_not_searched_and_does_not_darken_the_rest() -> None:
+    swi, labels, pocket, lesion = stripped_brain()
+    brain = brain_mask(labels, swi)
+    assert not brain.array[pocket].any(), "no black pockets at the surface, which look like lesions"
+    assert brain.array[lesion].all(), "a black lesion within is searched"
+    seen = detector_input(swi, None, brain)
+    ras = coordinates(Volume(seen.array[0], seen.ijk_to_ras))
+    away = np.linalg.norm(ras - [10, 0, 0], axis=-1) > 6
+    assert seen.array[0][away].min() > -0.1, "no dark rim"
+    assert seen.array[0].min() < -0.9, "the lesion is dark"
+
+
 def test_an_empty_label_map_gives_an_empty_brain_and_an_empty_input() -> None:
     swi, _ = scan_with_ball()
     brain = brain_mask(swi.with_array(np.zeros(swi.array.shape, np.uint8)), swi)
@@ -196,6 +224,19 @@ def test_the_segmenter_sees_a_standardized_head_and_coordinates_from_its_middle(
     assert np.abs(seen.array[0]).max() <= 3
     brighter = segmenter_input(swi.with_array(swi.array * 37))
     assert np.allclose(brighter.array, seen.array, atol=1e-3)
+
+
+def test_bright_fat_around_the_brain_hardly_changes_what_the_segmenter_sees_of_it() -> None:
+    ras = coordinates(Volume(np.zeros((160, 190, 40), np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))) - [80, 95, 40]
+    radius = np.sqrt(((ras[..., :2] / [70, 85]) ** 2).sum(axis=-1))
+    texture = 10 * np.sin(ras[..., 0] / 5)
+    brain, scalp = radius < 0.85, (radius > 0.95) & (radius < 1)
+    usual, bright = (
+        segmenter_channels((brain * (100 + texture) + scalp * fat).astype(np.float32)) for fat in (110, 900)
+    )
+    contrast = [channels[0][brain].std() for channels in (usual, bright)]
+    assert contrast[1] > 0.6 * contrast[0], "a z-score over all of the fat would leave a tenth"
+    assert np.allclose(usual[1:], bright[1:], atol=0.02), "the head's middle stays"
 
 
 @pytest.mark.parametrize("shading_per_mm", [0.0, 0.015])  # the second: fifteen times darker at the back
