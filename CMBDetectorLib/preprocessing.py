@@ -26,7 +26,7 @@ MARGIN_MM = 8.0  # around the box of brain or head: room for a lesion's dipole f
 # Least brightness of a head, as shares of Otsu's threshold: coil shading makes its middle darker than its rim, air is
 # darker still. Strong shading hides a side from the first, with which the segmenter was trained, not from the second.
 HEAD, HEAD_AND_SHADE = 0.5, 0.1
-GLARE = 2.0  # of the brightness of a head: what is brighter, such as fat near a coil, counts as no brighter
+GLARE = 2.0  # of the brightness of a head above air: what is brighter, such as fat near a coil, counts as no brighter
 FLATTENING_SIGMA_MM = 12.0  # wider than the largest lesion (10 mm), narrower than a coil's shading
 
 Array = npt.NDArray[np.float32]
@@ -77,7 +77,9 @@ def segmenter_channels(array: Array) -> Array:
         coordinates relative to the head's centroid, in units of 100 mm.
     """
     array_2mm = _in_pairs(array)
-    most = GLARE * float(np.median(array_2mm[array_2mm >= 0.1 * np.percentile(array_2mm, 99)]))
+    air = float(np.percentile(array_2mm, 1))
+    tissue = float(np.median(array_2mm[head_foreground(array_2mm, HEAD_AND_SHADE)]))
+    most = air + GLARE * max(tissue - air, 0.0)
     array, array_2mm = np.minimum(array, most), np.minimum(array_2mm, most)
     head = head_foreground(array_2mm, HEAD)
     values = array_2mm[head]
@@ -143,7 +145,7 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     bone = _bone(on_grid(seen, COARSE_SPACING_MM).array, tissue, searched)
     to_scan = maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape)
     fine = apply(to_scan, searched & ~bone) > 0.5
-    return as_stored(fine & ~_cut_off(seen.array, fine), mars)
+    return as_stored(fine & ~(_cut_off(seen.array, fine) & (ordered.array == 0)), mars)
 
 
 def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.bool_]:
@@ -171,7 +173,8 @@ def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[n
 def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """What skull stripping cut off: no signal at all, and reaching out of what is searched.
 
-    Pockets of it at the brain's surface would look like lesions. A black lesion within does not reach outside.
+    Pockets of it at the brain's surface would look like lesions. A black lesion within does not reach outside; one at
+    the surface is kept where it is labeled tissue.
     """
     parts, count = ndimage.label(_without_signal(swi))
     outside = np.zeros(count + 1, bool)
@@ -182,8 +185,8 @@ def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool
 
 
 def _without_signal(swi: npt.NDArray) -> npt.NDArray[np.bool_]:
-    """Voxels that hold nothing: exactly 0, or less where interpolation went below; noise is seldom that."""
-    return swi <= min(float(swi.min()), 0.0)
+    """Voxels that hold nothing: exactly 0, or less where interpolation went below or padding is negative."""
+    return swi <= 0
 
 
 def as_stored(array: npt.NDArray, scan: Volume) -> Volume:
@@ -224,7 +227,7 @@ def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkI
     channels = torch.zeros((2, *shape))
     # What is outside the brain and without any signal has been cut off and does not darken its neighbors.
     signal = brain.array | ~_without_signal(swi.array)
-    channels[0] = torch.from_numpy(apply(to_detector, swi.array))
+    channels[0] = torch.from_numpy(apply(to_detector, np.where(signal, swi.array, 0)))
     channels[0] /= torch.from_numpy(apply(to_detector, signal.astype(np.float32))).clamp(min=0.1)
     channels[0] /= torch.from_numpy(apply(to_fine, mean))
     channels[0] -= 1

@@ -47,12 +47,12 @@ def fluid_contrast(swi: Volume, true: Volume) -> float:
 
 
 def dice_by_brightness(swi: Volume, true: Volume) -> float:
-    """Dice of tissue that no rule on brightness can exceed, even if it knows the brain's outline and the shading.
+    """Dice of tissue of an observer who goes by brightness, at best: he knows the brain's outline and the shading.
 
     An observer is told the true outline of the brain, sulci closed, and the true tissue's shading, and sees of every
     voxel its brightness, that of its surroundings, and its depth below the outline. Of all that look alike he calls all
-    tissue or none, whichever is better by the truth of this very scan. What he gets wrong, brightness does not tell;
-    only a sense for shapes could. NaN without tissue.
+    tissue or none, whichever is better by the truth of this very scan. What he gets wrong, only a sense for shapes
+    could tell. NaN without tissue.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ class Agreement:
     fluid_contrast : float
         How well the scan shows where tissue ends (`fluid.fluid_contrast`); NaN where that cannot be measured.
     by_brightness : float
-        Dice of all tissue that no rule on brightness can exceed (`fluid.dice_by_brightness`).
+        Dice of all tissue that an observer of brightness reaches at best (`fluid.dice_by_brightness`).
     """
 
     case: str
@@ -143,7 +143,8 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
         "per_case": [
             {"case": a.case, "head": a.head, "protocol": a.protocol}
             | ({} if np.isnan(a.fluid_contrast) else {"fluid_contrast": round(a.fluid_contrast, 2)})
-            | {name: round(value, 3) for name, value in (a.dice | {BY_BRIGHTNESS: a.by_brightness}).items()}
+            | ({} if np.isnan(a.by_brightness) else {BY_BRIGHTNESS: round(a.by_brightness, 3)})
+            | {name: round(value, 3) for name, value in a.dice.items()}
             for a in agreements
         ],
     }
@@ -184,8 +185,8 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     for protocol, means in content["dice_by_protocol"].items():
         lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
     lines += ["", "Dice by how well the scan shows where tissue ends: difference of fluid and of the tissue beside "
-              "it, brighter or darker, in standard deviations of that tissue. Last: the most that any rule on "
-              "brightness could reach, were it told the brain's outline.", "",
+              "it, brighter or darker, in standard deviations of that tissue. Last: what an observer reaches who goes "
+              "by brightness, is told the brain's outline, and is tuned on the very scan.", "",
               f"| difference | cases | {' | '.join(groups)} | tissue | tissue, by brightness |",
               "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for words, means in content["dice_by_fluid_contrast"].items():

@@ -196,8 +196,11 @@ def stripped_brain() -> tuple[Volume, Volume, np.ndarray, np.ndarray]:
     )
 
 
-def test_what_skull_stripping_cut_off_is_not_searched_and_does_not_darken_the_rest() -> None:
+@pytest.mark.parametrize("background", [0.0, -0.01, -1000.0])
+def test_what_skull_stripping_cut_off_is_not_searched_and_does_not_darken_the_rest(background: float) -> None:
     swi, labels, pocket, lesion = stripped_brain()
+    outside = (swi.array == 0) & ~lesion & (np.random.default_rng(0).random(swi.array.shape) < 0.5)
+    swi.array[outside] = background
     brain = brain_mask(labels, swi)
     assert not brain.array[pocket].any(), "no black pockets at the surface, which look like lesions"
     assert brain.array[lesion].all(), "a black lesion within is searched"
@@ -226,13 +229,25 @@ def test_the_segmenter_sees_a_standardized_head_and_coordinates_from_its_middle(
     assert np.allclose(brighter.array, seen.array, atol=1e-3)
 
 
-def test_bright_fat_around_the_brain_hardly_changes_what_the_segmenter_sees_of_it() -> None:
+def test_a_black_lesion_at_the_stripped_surface_is_searched_where_it_is_labeled() -> None:
+    swi, labels, _, _ = stripped_brain()
+    lesion = np.linalg.norm(coordinates(swi) - [-29, 0, 0], axis=-1) < 2.5
+    swi.array[lesion] = 0
+    mask = brain_mask(labels, swi).array
+    assert mask[lesion & (labels.array > 0)].all()
+
+
+@pytest.mark.parametrize(("noise", "offset", "most_fat"), [(0, 0, 900), (20, 0, 900), (0, 50, 900), (4, 0, 1300)])
+def test_bright_fat_around_the_brain_hardly_changes_what_the_segmenter_sees_of_it(
+    noise: float, offset: float, most_fat: float
+) -> None:
     ras = coordinates(Volume(np.zeros((160, 190, 40), np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))) - [80, 95, 40]
     radius = np.sqrt(((ras[..., :2] / [70, 85]) ** 2).sum(axis=-1))
     texture = 10 * np.sin(ras[..., 0] / 5)
     brain, scalp = radius < 0.85, (radius > 0.95) & (radius < 1)
+    air = np.random.default_rng(0).rayleigh(max(noise, 1e-6), radius.shape) * ~(brain | scalp) + offset
     usual, bright = (
-        segmenter_channels((brain * (100 + texture) + scalp * fat).astype(np.float32)) for fat in (110, 900)
+        segmenter_channels((brain * (100 + texture) + scalp * fat + air).astype(np.float32)) for fat in (110, most_fat)
     )
     contrast = [channels[0][brain].std() for channels in (usual, bright)]
     assert contrast[1] > 0.6 * contrast[0], "a z-score over all of the fat would leave a tenth"
