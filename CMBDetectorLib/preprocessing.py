@@ -78,8 +78,9 @@ def segmenter_channels(array: Array) -> Array:
     """
     array_2mm = _in_pairs(array)
     air = float(np.percentile(array_2mm, 1))
-    tissue = float(np.median(array_2mm[head_foreground(array_2mm, HEAD_AND_SHADE)]))
-    most = air + GLARE * max(tissue - air, 0.0)
+    above_air = array_2mm[head_foreground(array_2mm, HEAD_AND_SHADE)] - air
+    tissue = float(np.median(above_air[above_air >= np.median(above_air) / 2]))  # bone left out
+    most = air + GLARE * max(tissue, 0.0)
     array, array_2mm = np.minimum(array, most), np.minimum(array_2mm, most)
     head = head_foreground(array_2mm, HEAD)
     values = array_2mm[head]
