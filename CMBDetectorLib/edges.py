@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import median_abs_deviation
 
-from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, closed
+from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, closed, depth_mm
 
 Array = npt.NDArray[np.float32]
 
@@ -53,8 +53,7 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     if not boxes:
         return probability
     inner = closed(near[boxes[0]][::2, ::2], GAP_MM)
-    depth_mm = ndimage.distance_transform_edt(np.pad(inner, 1))[1:-1, 1:-1, 1:-1] * COARSE_SPACING_MM[0]
-    inside, deep = (_at_1_mm(mask, near[boxes[0]].shape) for mask in (inner, depth_mm > DEEP_MM))
+    inside, deep = (_at_1_mm(mask, near[boxes[0]].shape) for mask in (inner, depth_mm(inner) > DEEP_MM))
     part = tissue[boxes[0]].clip(1e-3, 1 - 1e-3)
     fluid = ndimage.binary_opening((part < FLUID) & deep)
     prior = np.log(part / (1 - part))

@@ -122,6 +122,8 @@ def largest_component(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 def brain_mask(mars: Volume, swi: Volume) -> Volume:
     """Find the brain to be searched: all labeled tissue, its sulci and ventricles, 2 mm around it, and no bone.
 
+    What skull stripping cut off is not searched either.
+
     Parameters
     ----------
     mars : Volume
@@ -146,7 +148,8 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     bone = _bone(on_grid(seen, COARSE_SPACING_MM).array, tissue, searched)
     to_scan = maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape)
     fine = apply(to_scan, searched & ~bone) > 0.5
-    return as_stored(fine & ~(_cut_off(seen.array, fine) & (ordered.array == 0)), mars)
+    unlabeled = ordered.array == 0  # a black lesion at the surface touches what was cut off, but is labeled
+    return as_stored(fine & ~(_cut_off(seen.array, fine) & unlabeled), mars)
 
 
 def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.bool_]:
@@ -157,6 +160,12 @@ def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.b
     filled = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > reach)
     whole: npt.NDArray[np.bool_] = filled[margin:-margin, margin:-margin, margin:-margin]
     return whole
+
+
+def depth_mm(inside_2mm: npt.NDArray[np.bool_]) -> Array:
+    """How deep every voxel at 2 mm lies in a mask, mm; beyond the image there is none of it."""
+    depth: Array = ndimage.distance_transform_edt(np.pad(inside_2mm, 1))[1:-1, 1:-1, 1:-1].astype(np.float32)
+    return depth * np.float32(COARSE_SPACING_MM[0])
 
 
 def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -174,8 +183,7 @@ def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[n
 def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """What skull stripping cut off: no signal at all, and reaching out of what is searched.
 
-    Pockets of it at the brain's surface would look like lesions. A black lesion within does not reach outside; one at
-    the surface is kept where it is labeled tissue.
+    Pockets of it at the brain's surface would look like lesions. A black lesion within does not reach outside.
     """
     parts, count = ndimage.label(_without_signal(swi))
     outside = np.zeros(count + 1, bool)

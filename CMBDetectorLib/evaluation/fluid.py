@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import median_abs_deviation
 
-from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, apply, closed, crop, local_mean, maps, on_grid
+from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, apply, closed, crop, depth_mm, local_mean, maps, on_grid
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.volume import Volume
 
@@ -68,14 +68,13 @@ def dice_by_brightness(swi: Volume, true: Volume) -> float:
     tissue = labels.array > 0
     share, seen = (on_grid(v, COARSE_SPACING_MM) for v in (labels.with_array(tissue.astype(np.float32)), scan))
     outline = closed(share.array > 0.5, OUTLINE_GAP_MM)
-    depth_mm = ndimage.distance_transform_edt(np.pad(outline, 1))[1:-1, 1:-1, 1:-1] * COARSE_SPACING_MM[0]
     shading = local_mean(seen.array, share.array, COARSE_SPACING_MM)
     to_scan = maps(share.ijk_to_ras, outline.shape, scan.ijk_to_ras, scan.array.shape)
     inside = (apply(to_scan, outline.astype(np.float32)) > 0.5) | tissue
     flat = scan.array / apply(to_scan, shading)
     around = ndimage.gaussian_filter(flat, AROUND_MM / scan.spacing_mm)
     shape = (len(DEPTHS_MM) + 1, LEVELS, LEVELS)
-    depth = np.searchsorted(DEPTHS_MM, apply(to_scan, depth_mm.astype(np.float32))[inside])
+    depth = np.searchsorted(DEPTHS_MM, apply(to_scan, depth_mm(outline))[inside])
     look = np.ravel_multi_index((depth, _level(flat[inside]), _level(around[inside])), shape)
     return _best_dice(look, tissue[inside])
 
