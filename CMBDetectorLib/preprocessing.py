@@ -148,8 +148,7 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
     bone = _bone(on_grid(seen, COARSE_SPACING_MM).array, tissue, searched)
     to_scan = maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape)
     fine = apply(to_scan, searched & ~bone) > 0.5
-    unlabeled = ordered.array == 0  # a black lesion at the surface touches what was cut off, but is labeled
-    return as_stored(fine & ~(_cut_off(seen.array, fine) & unlabeled), mars)
+    return as_stored(fine & ~_cut_off(seen.array, fine), mars)
 
 
 def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.bool_]:
@@ -183,7 +182,8 @@ def _bone(swi_2mm: Array, tissue: npt.NDArray[np.bool_], searched: npt.NDArray[n
 def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """What skull stripping cut off: no signal at all, and reaching out of what is searched.
 
-    Pockets of it at the brain's surface would look like lesions. A black lesion within does not reach outside.
+    Pockets of it at the brain's surface would look like lesions, labeled or not: the segmenter fills them. A black
+    lesion within does not reach outside; one at the surface that holds exactly 0 would, and is given up.
     """
     parts, count = ndimage.label(_without_signal(swi))
     outside = np.zeros(count + 1, bool)
