@@ -141,9 +141,19 @@ def test_every_kind_of_swi_passes_in_silence(stored: str, fluid: float, noise: f
 @pytest.mark.parametrize("mask", [np.ones(SHAPE), BRAIN], ids=["whole", "stripped"])
 def test_another_contrast_is_refused_unless_forced(fluid: float, gray_matter: float, mask: np.ndarray) -> None:
     image = SWI.with_array(head(fluid, gray_matter=gray_matter) * mask)
-    assert refusal(image).startswith("swi.nii.gz has the contrast of T1 or T2")
+    assert refusal(image).startswith("swi.nii.gz has the contrast of T")
     (told,) = notices(image, force=True)
-    assert told.startswith("swi.nii.gz has the contrast of T1 or T2")
+    assert told.startswith("swi.nii.gz has the contrast of T")
+
+
+def test_fluid_as_bright_as_on_t2_passes_with_the_phase_of_the_same_scan() -> None:
+    image = SWI.with_array(head(fluid=2.5, gray_matter=1.7))
+    assert notices(image, PHASE) == ()
+    elsewhere = replace(PHASE, ijk_to_ras=PHASE.ijk_to_ras + np.outer([1.0, 0, 0, 0], [0, 0, 0, 1]))
+    assert refusal(image, elsewhere).startswith("swi.nii.gz has the contrast of T1 or T2")
+    assert refusal(SWI.with_array(head(fluid=0.2, gray_matter=0.45)), PHASE).startswith(
+        "swi.nii.gz has the contrast of T1: the darker parts"
+    )
 
 
 def test_a_hematoma_is_not_refused() -> None:
