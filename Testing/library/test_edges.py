@@ -59,6 +59,16 @@ def test_bright_fluid_shows_the_sulci_that_the_network_drew_over() -> None:
     assert kept < 1e-3, "which region it is stays the network's"
 
 
+def test_noise_of_single_voxels_makes_no_specks() -> None:
+    labels = head()
+    noise = 0.1 * np.random.default_rng(1).standard_normal(labels.shape).astype(np.float32)
+    after = draw_edges(soft(labels), seen(labels, fluid=1.4) + noise)
+    assert overlap(after, labels) > 0.95
+    tissue = after.argmax(axis=0) > 0
+    sizes = np.concatenate([np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in (tissue, ~tissue)])
+    assert (sizes < 8).sum() < 10, "several hundred where each voxel is judged by itself"
+
+
 @pytest.mark.parametrize("fluid", [0.7, 1.0])
 def test_where_fluid_is_not_brighter_nothing_is_changed(fluid: float) -> None:
     before = soft(head())

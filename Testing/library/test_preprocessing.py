@@ -168,6 +168,17 @@ def test_the_brain_mask_holds_ventricles_and_sulci_and_a_rim_of_two_millimeters(
     assert not mask[radius > 34].any()
 
 
+def test_a_large_lesion_that_is_taken_for_a_part_of_a_wide_fissure_is_searched() -> None:
+    empty = empty_scan((120, 120, 60), (0.8, 0.8, 1.6))
+    ras = coordinates(empty)
+    fissure = (np.abs(ras[..., 0]) < 5) & (ras[..., 1] > 0)
+    lesion = np.linalg.norm(ras - [2, 18, 0], axis=-1) < 4
+    swi = np.where(lesion, 0.1, np.where(fissure, 1.2, 1.0)).astype(np.float32)
+    tissue = (np.linalg.norm(ras, axis=-1) < 36) & ~fissure & ~lesion
+    mask = brain_mask(empty.with_array(tissue.astype(np.uint8)), empty.with_array(swi)).array
+    assert mask[lesion].all()
+
+
 def test_the_brain_mask_leaves_bone_out_and_keeps_lesions() -> None:
     empty = empty_scan((120, 120, 60), (0.8, 0.8, 1.6))
     ras = coordinates(empty)
