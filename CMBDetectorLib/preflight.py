@@ -44,7 +44,7 @@ SHORTEST_ECHO_MS = 5.0  # below this, no field strength gives susceptibility wei
 PHASE_RANGES = (1, 2 * np.pi, 255, 360, 1023, 4095, 65535)  # of phase stored without a sign
 COARSE_MM = 3.0  # at which the head is outlined
 LABELS = 20  # an image of gray values has more levels
-SHADING_MM, CONTRAST, DARK_CONTRAST = 15.0, 0.35, 0.42  # see `_contrast_doubt`
+SHADING_MM, CONTRAST, DARK_CONTRAST = 15.0, 0.35, 0.21  # see `_contrast_doubt`
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,11 +285,11 @@ def _contrast_doubt(
     """Say when brightness varies in the brain as on T1 and T2, where gray, white matter and fluid stand apart.
 
     Measured are blocks of 3 mm over their local mean, more than 20 mm inside the head's outline and 20 to 85 mm below
-    its top. On T1 the darker ones spread widely: the 60th percentile less the 10th, over the median, was 0.41 or more
-    in 27 images of T1 contrast from nine heads, 0.41 or less in 90 simulated SWI, shaded, sharpened and stripped ones
-    among them. Fluid as bright as on T2 some SWI have, too: the interquartile range was 0.07 to 0.76 there and from
-    0.31 on with T2 contrast. So it is heard only where no phase on the same grid says that the scan is a gradient echo
-    (`of_one_scan`). FLAIR is not told apart.
+    its top. On T1 gray matter and fluid are dark: the 20th percentile lay 23 % or more below the median in 27 images of
+    T1 contrast from nine heads, 19 % or less in 105 simulated SWI, shaded, sharpened, stripped ones and ones with very
+    bright fluid among them. Fluid as bright as on T2 some SWI have, too: the interquartile range was 0.07 to 0.76 there
+    and from 0.31 on with T2 contrast. So it is heard only where no phase on the same grid says that the scan is a
+    gradient echo (`of_one_scan`). FLAIR is not told apart.
     """
     padded = np.pad(head, ((1, 1), (1, 1), (0, 0)))
     slices = [ndimage.distance_transform_edt(padded[:, :, k], sampling=spacing_mm[:2]) for k in range(head.shape[2])]
@@ -302,14 +302,14 @@ def _contrast_doubt(
     share = np.maximum(ndimage.gaussian_filter(deep.astype(np.float32), sigma), 1e-3)
     local = ndimage.gaussian_filter(np.where(deep, coarse, 0), sigma) / share
     relative = (coarse / np.maximum(local, 1e-6))[deep]
-    darkest, first, brighter, third = np.percentile(relative, (10, 25, 60, 75)) / max(np.median(relative), 1e-6)
-    if (dark := brighter - darkest) >= DARK_CONTRAST:
-        said = f"T1: the darker parts of the brain spread over {dark:.0%} of its brightness, on SWI over 41 % at most."
+    dark, first, third = np.percentile(relative, (20, 25, 75)) / max(np.median(relative), 1e-6)
+    if 1 - dark >= DARK_CONTRAST:
+        said = f"a fifth of the brain is darker than its median by {1 - dark:.0%} or more, on SWI by 19 % at most."
     elif not of_one_scan and (spread := third - first) >= CONTRAST:
-        said = f"T1 or T2: brightness in the brain varies by {spread:.0%}, on SWI by 5 to 35 %."
+        said = f"brightness in the brain varies by {spread:.0%}, on SWI by 5 to 35 %."
     else:
         return []
-    return [f"{name} has the contrast of {said}"]
+    return [f"{name} has the contrast of T1 or T2: {said}"]
 
 
 def _onto_grid(phase: Volume, swi: Volume) -> tuple[Volume, str]:

@@ -141,19 +141,20 @@ def test_every_kind_of_swi_passes_in_silence(stored: str, fluid: float, noise: f
 @pytest.mark.parametrize("mask", [np.ones(SHAPE), BRAIN], ids=["whole", "stripped"])
 def test_another_contrast_is_refused_unless_forced(fluid: float, gray_matter: float, mask: np.ndarray) -> None:
     image = SWI.with_array(head(fluid, gray_matter=gray_matter) * mask)
-    assert refusal(image).startswith("swi.nii.gz has the contrast of T")
+    assert refusal(image).startswith("swi.nii.gz has the contrast of T1 or T2")
     (told,) = notices(image, force=True)
-    assert told.startswith("swi.nii.gz has the contrast of T")
+    assert told.startswith("swi.nii.gz has the contrast of T1 or T2")
 
 
-def test_fluid_as_bright_as_on_t2_passes_with_the_phase_of_the_same_scan() -> None:
-    image = SWI.with_array(head(fluid=2.5, gray_matter=1.7))
+def test_phase_on_the_same_grid_says_that_the_scan_is_a_gradient_echo_but_not_a_t1() -> None:
+    image = SWI.with_array(head(fluid=0.25, gray_matter=0.6))
     assert notices(image, PHASE) == ()
     elsewhere = replace(PHASE, ijk_to_ras=PHASE.ijk_to_ras + np.outer([1.0, 0, 0, 0], [0, 0, 0, 1]))
-    assert refusal(image, elsewhere).startswith("swi.nii.gz has the contrast of T1 or T2")
-    assert refusal(SWI.with_array(head(fluid=0.2, gray_matter=0.45)), PHASE).startswith(
-        "swi.nii.gz has the contrast of T1: the darker parts"
-    )
+    assert refusal(image, elsewhere).startswith("swi.nii.gz has the contrast of T1 or T2: brightness")
+    pattern = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal(SHAPE), 4)
+    t1 = SWI.array * np.where(pattern > np.percentile(pattern, 70), 0.5, 1)
+    sentence = "swi.nii.gz has the contrast of T1 or T2: a fifth of the brain"
+    assert refusal(SWI.with_array(t1.astype(np.float32)), PHASE).startswith(sentence)
 
 
 def test_a_hematoma_is_not_refused() -> None:
