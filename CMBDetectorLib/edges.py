@@ -3,7 +3,8 @@
 The segmenter knows about where sulci and ventricles lie, and draws them softly. In many scans fluid is plainly brighter
 than tissue, by how much differs from scan to scan; then the scan itself tells where the edge is (Bayes' rule with the
 segmenter's probability as the prior and the scan's own brightness of tissue and fluid). Where fluid is as bright as
-tissue, or darker as veins are, nothing is changed. Ours; the paper has no such step.
+tissue nothing is changed; where it is brighter, the log odds are smoothed a little in the end, so that the noise of
+single voxels leaves no specks. Ours; the paper has no such step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LEAST_CONTRAST = 1.0  # in standard deviations of tissue: fluid less bright than
 SHADING_MM = 10.0  # over which tissue's own brightness is averaged
 MIXED = 0.15  # of the difference of fluid and tissue: how far voxels that hold both spread
 FAR = 3.0  # standard deviations below tissue from which on a voxel is a vein or a hemorrhage
-OUTLIERS = 0.02  # share of voxels that are neither, such as veins and microbleeds; they keep their probability
+OUTLIERS = 0.02  # share of voxels that are neither, such as veins and microbleeds; their brightness says nothing
 SMOOTHED_MM = 0.6  # standard deviation: noise of single voxels makes no specks and no jagged outlines
 ROUNDS = 2  # the brightness of tissue is measured anew once its edge is known better
 

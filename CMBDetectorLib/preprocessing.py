@@ -21,8 +21,8 @@ SEGMENTER_SPACING_MM = (1.0, 1.0, 2.0)
 COARSE_SPACING_MM = (2.0, 2.0, 2.0)  # for what needs no fine edge
 DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
 BLACK = 0.35  # of the brightness of tissue: less is bone, air, vessel or lesion
-# Between tissue closer than this the brain goes on. Wide enough for what is beside a ventricle or fissure and as black
-# as a large lesion, which the segmenter takes for a part of it.
+# Between tissue closer than this the brain goes on: wide enough for a large black lesion beside a ventricle or fissure,
+# which the segmenter takes for a part of it.
 GAP_MM = 12.0
 MARGIN_MM = 8.0  # around the box of brain or head: room for a lesion's dipole field at the surface
 # Least brightness of a head, as shares of Otsu's threshold: coil shading makes its middle darker than its rim, air is

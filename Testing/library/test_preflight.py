@@ -150,16 +150,18 @@ def test_phase_on_the_same_grid_says_that_the_scan_is_a_gradient_echo_but_not_a_
     image = SWI.with_array(head(fluid=0.25, gray_matter=0.6))
     assert notices(image, PHASE) == ()
     elsewhere = replace(PHASE, ijk_to_ras=PHASE.ijk_to_ras + np.outer([1.0, 0, 0, 0], [0, 0, 0, 1]))
-    assert refusal(image, elsewhere).startswith("swi.nii.gz has the contrast of T1 or T2: brightness")
+    assert refusal(image, elsewhere).startswith("swi.nii.gz has the contrast of T1 or T2: its brightness")
     pattern = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal(SHAPE), 4)
     t1 = SWI.array * np.where(pattern > np.percentile(pattern, 70), 0.5, 1)
     sentence = "swi.nii.gz has the contrast of T1 or T2: a fifth of the brain"
     assert refusal(SWI.with_array(t1.astype(np.float32)), PHASE).startswith(sentence)
 
 
-def test_a_hematoma_is_not_refused() -> None:
-    bled = np.where(ellipsoid((-35, 10, 20), (15, 20, 15)), 0.1, SWI.array).astype(np.float32)
-    assert check(SWI.with_array(bled), None).swi.array is bled
+@pytest.mark.parametrize("radii", [(15, 20, 15), (25, 30, 28)], ids=["19 ml", "88 ml"])
+@pytest.mark.parametrize("phase", [None, PHASE], ids=["alone", "with phase"])
+def test_a_hematoma_is_not_refused(radii: tuple[float, float, float], phase: Volume | None) -> None:
+    bled = np.where(ellipsoid((-30, 10, 20), radii), 0.1, SWI.array).astype(np.float32)
+    assert check(SWI.with_array(bled), phase).swi.array is bled
 
 
 def test_a_segmentation_is_refused() -> None:
@@ -326,8 +328,9 @@ def test_impossible_spacing_of_the_phase_is_refused() -> None:
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (4.0, 4.0, 3.0), (0.5, 0.5, 3.0)])
-def test_a_head_of_impossible_size_is_refused(spacing_mm: tuple[float, float, float]) -> None:
-    assert "which no head is" in refusal(rescaled(spacing_mm))
+@pytest.mark.parametrize("phase", [None, PHASE], ids=["alone", "with phase"])
+def test_a_head_of_impossible_size_is_refused(spacing_mm: tuple[float, float, float], phase: Volume | None) -> None:
+    assert "The head in swi.nii.gz" in refusal(rescaled(spacing_mm), phase)
 
 
 def test_a_crop_of_a_head_is_refused() -> None:
