@@ -36,7 +36,9 @@ def sample() -> Result:
     return search(*SAMPLE)
 
 
-MANY = Settings(threshold=0.16)  # weak answers, too, have to be the same
+# Weak answers, too, have to be the same. Still weaker ones tie: bfloat16 gave two neighboring cells 0.1813 and 0.1801,
+# and a difference of 1e-4 in the input decided which of them stood for both.
+MANY = Settings(threshold=0.17)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,7 @@ def test_the_worker_and_the_command_line_write_the_same_as_the_library(small, sm
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
     subprocess.run(
         [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(small_scan.swi), "--phase",
-         str(small_scan.phase), "--out", str(tmp_path / "command"), "--quiet", "--threshold", "0.16"], check=True,
+         str(small_scan.phase), "--out", str(tmp_path / "command"), "--quiet", "--threshold", str(MANY.threshold)], check=True,
     )  # fmt: skip
     for folder in ("worker", "command"):
         with (tmp_path / folder / "candidates.csv").open(newline="") as file:
