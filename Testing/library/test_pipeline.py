@@ -170,7 +170,8 @@ def test_the_worker_and_the_command_line_write_the_same_as_the_library(small, sm
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
     subprocess.run(
         [sys.executable, "-m", "CMBDetectorLib", "detect", "--swi", str(small_scan.swi), "--phase",
-         str(small_scan.phase), "--out", str(tmp_path / "command"), "--quiet", "--threshold", str(MANY.threshold)], check=True,
+         str(small_scan.phase), "--out", str(tmp_path / "command"), "--quiet", "--threshold", str(MANY.threshold)],
+        check=True,
     )  # fmt: skip
     for folder in ("worker", "command"):
         with (tmp_path / folder / "candidates.csv").open(newline="") as file:
