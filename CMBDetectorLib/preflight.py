@@ -310,7 +310,7 @@ def _contrast_doubt(
     if 1 - dark >= DARK_CONTRAST:
         said = f"a fifth of the brain is darker than its median by {1 - dark:.0%} or more."
     elif not of_one_scan and (spread := third - first) >= CONTRAST:
-        said = f"its brightness varies by {spread:.0%}. If it is SWI, give the phase image of the same scan, too."
+        said = f"its brightness varies by {spread:.0%}. If it is SWI, give its phase image on the same grid."
     else:
         return []
     return [f"{name} has the contrast of T1 or T2: {said}"]
