@@ -15,6 +15,7 @@ import numpy as np
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import interval
+from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.evaluation.overlap import compare
@@ -28,25 +29,38 @@ from CMBDetectorLib.volume import read_volume
 Progress = Callable[[str, float, str], None]
 SIZES_MM = {"below 2 mm": (0.0, 2.0), "2-3 mm": (2.0, 3.0), "3-5 mm": (3.0, 5.0), "5 mm or more": (5.0, np.inf)}
 CONTRASTS = ((0.0, 0.5), (0.5, 0.8), (0.8, 1.01))
+CONSPICUITIES = {"below 4": (-np.inf, 4.0), "4-6": (4.0, 6.0), "6-10": (6.0, 10.0), "10 or more": (10.0, np.inf)}
+PLAIN = 4.0  # standard deviations of its surroundings, from which on a lesion stands out
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """One case, its truth and what was found."""
+    """One case, its truth and what was found.
+
+    Attributes
+    ----------
+    dice : dict of float
+        Overlap of the regions that the scan shows.
+    conspicuity : tuple of float
+        How far each true lesion stands out (`conspicuity.conspicuities`); empty where nobody measured.
+    """
 
     name: str
     truth: dict[str, Any]
     candidates: tuple[Candidate, ...]
-    dice: dict[str, float]  # of the regions that the scan shows
+    dice: dict[str, float]
     seconds: float = 0.0
+    conspicuity: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, name: str, folder: Path, result: Result) -> Evaluated:
         """Join the result of a case with the truth in its folder."""
-        dice, _, _ = compare(result.regions.array, read_volume(folder / "mars.nii.gz").array)
-        return cls(name, truth_of(folder), result.candidates, dice, sum(result.provenance.seconds_per_stage.values()))
+        true, truth = read_volume(folder / "mars.nii.gz"), truth_of(folder)
+        dice, _, _ = compare(result.regions.array, true.array)
+        seconds = sum(result.provenance.seconds_per_stage.values())
+        return cls(name, truth, result.candidates, dice, seconds, conspicuities(result.swi, true, truth["lesions"]))
 
     @property
     def counted(self) -> list[Candidate]:
@@ -80,8 +94,8 @@ def evaluate(
     -------
     dict
         Content of ``evaluation.json``: the operating point at the threshold applied, the one that validation would
-        choose, sensitivity per size, region and protocol, Dice of the regions, how often the place of a lesion found
-        is right, and the FROC curve.
+        choose, sensitivity per size, region, protocol and conspicuity, Dice of the regions, how often the place of a
+        lesion found is right, and the FROC curve.
     """
     folders = case_folders(*cases_dirs)
     done: list[Evaluated] = []
@@ -130,11 +144,15 @@ def case_folders(*cases_dirs: Path) -> dict[str, Path]:
     return folders
 
 
-def strata(lesion: dict[str, Any], protocol: str) -> tuple[str, str, str, str]:
-    """Name the groups that a true lesion is counted in: size, contrast, region, protocol."""
+def strata(lesion: dict[str, Any], protocol: str, conspicuity: float = np.nan) -> tuple[str, ...]:
+    """Name the groups that a true lesion is counted in: size, contrast, region, protocol, and how far it stands out."""
     size = next(name for name, (a, b) in SIZES_MM.items() if a <= lesion["diameter_mm"] < b)
     contrast = next(f"contrast {a:g}-{min(b, 1):g}" for a, b in CONTRASTS if a <= lesion["contrast"] < b)
-    return size, contrast, lesion["region"], protocol
+    groups = (size, contrast, lesion["region"], protocol)
+    if np.isnan(conspicuity):
+        return groups
+    standing_out = next(f"stands out by {name}" for name, (a, b) in CONSPICUITIES.items() if a <= conspicuity < b)
+    return *groups, standing_out, f"{size}, {'4 or more' if conspicuity >= PLAIN else 'below 4'}"
 
 
 def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
@@ -148,8 +166,9 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
     for case, matched in zip(done, primary, strict=True):
         candidates = case.counted
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
-        for i, lesion in enumerate(case.truth["lesions"]):
-            for group in enumerate(strata(lesion, case.truth["protocol"])):
+        standing_out = case.conspicuity or [np.nan] * len(case.truth["lesions"])
+        for i, (lesion, conspicuity) in enumerate(zip(case.truth["lesions"], standing_out, strict=True)):
+            for group in enumerate(strata(lesion, case.truth["protocol"], conspicuity)):
                 groups.setdefault(group, []).append(i in hits)
             location = candidates[hits[i]].location if i in hits else None
             if location is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
 from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures
+from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
+from CMBDetectorLib.volume import Volume
 from Testing.synthetic_result import synthetic_result
 
 THRESHOLD = 0.5  # of the synthetic result
@@ -148,6 +151,74 @@ def evaluated(lesions: list[int], mimics: list[int]) -> Evaluated:
         "mimics": [entry(n, "vein bend") for n in mimics],
     }  # fmt: skip
     return Evaluated("case", truth, result.candidates, {"lobar": 0.9, "deep": 0.8, "infratentorial": 0.7})
+
+
+def checkered(usual: float, deviation: float, center_ras_mm, diameter_mm: float, middle: float) -> Volume:
+    """A scan at 0.5 mm whose voxels hold the usual or a deviation more or less, and one ball of another brightness."""
+    r, a, s = np.indices((40, 40, 40))
+    array = usual + deviation * ((r + a + s) % 3 - 1.0)
+    scan = Volume(array, np.diag([0.5, 0.5, 0.5, 1.0]))
+    distance = np.linalg.norm(np.stack((r, a, s), -1) * 0.5 - center_ras_mm, axis=-1)
+    return scan.with_array(np.where(distance <= diameter_mm / 2, middle, array))
+
+
+def everywhere(scan: Volume) -> Volume:
+    return scan.with_array(np.ones(scan.array.shape, np.uint8))
+
+
+LESION = {"center_ras_mm": (10.0, 10.0, 10.0), "diameter_mm": 4.0}
+NORMAL = 1.4826  # standard deviations in a median absolute deviation of 1
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.01])
+def test_a_lesion_stands_out_by_its_darkness_in_deviations_of_what_lies_around_it(gain):
+    scan = checkered(100 * gain, 2 * gain, (10, 10, 10), 4.0, 70 * gain)
+    (found,) = conspicuities(scan, everywhere(scan), [LESION])
+    assert found == pytest.approx((100 - 70) / (2 * NORMAL), rel=1e-4)
+
+
+def test_a_lesion_among_dark_neighbors_hardly_stands_out():
+    scan = checkered(100.0, 2.0, (10, 10, 10), 4.0, 70.0)
+    beside = np.where(np.indices(scan.array.shape)[0] % 5 < 2, 60.0, scan.array)  # sheets as dark as veins
+    among = np.where(scan.array == 70.0, 70.0, beside)
+    (alone,) = conspicuities(scan, everywhere(scan), [LESION])
+    (hidden,) = conspicuities(scan.with_array(among), everywhere(scan), [LESION])
+    assert hidden < 0.7 * alone
+
+
+def test_what_lies_outside_the_brain_does_not_hide_a_lesion_at_its_surface():
+    scan = checkered(100.0, 2.0, (10, 10, 10), 4.0, 70.0)
+    brain = np.zeros(scan.array.shape, np.uint8)
+    brain[14:] = 1  # 1 mm beyond the lesion
+    outside = scan.with_array(np.where(brain, scan.array, 1000.0 * (np.indices(scan.array.shape)[1] % 3)))
+    (found,) = conspicuities(outside, scan.with_array(brain), [LESION])
+    assert found == pytest.approx((100 - 70) / (2 * NORMAL), rel=1e-4)
+
+
+def test_how_far_a_lesion_stands_out_does_not_depend_on_how_the_scan_is_stored():
+    scan = checkered(100.0, 2.0, (10, 9, 12), 3.0, 80.0)
+    lesion = {"center_ras_mm": (10.0, 9.0, 12.0), "diameter_mm": 3.0}
+    turned = np.diag([1.0, -1.0, 1.0, 1.0])
+    turned[1, 3] = 39
+    stored = Volume(scan.array[:, ::-1].transpose(2, 1, 0), scan.ijk_to_ras @ turned @ np.eye(4)[[2, 1, 0, 3]])
+    assert conspicuities(stored, everywhere(stored), [lesion]) == pytest.approx(
+        conspicuities(scan, everywhere(scan), [lesion])
+    )
+
+
+def test_a_lesion_off_the_scan_has_no_conspicuity():
+    scan = checkered(100.0, 2.0, (10, 10, 10), 4.0, 70.0)
+    (found,) = conspicuities(scan, everywhere(scan), [{"center_ras_mm": (90.0, 0.0, 0.0), "diameter_mm": 4.0}])
+    assert np.isnan(found)
+
+
+def test_lesions_are_also_counted_by_how_far_they_stand_out():
+    case = replace(evaluated([1, 5], []), conspicuity=(7.0, 2.5))  # 1 is found, 5 is not
+    by_group = figures([case], THRESHOLD)["sensitivity"]
+    assert by_group["stands out by 6-10"] == {"found": 1, "of": 1}
+    assert by_group["stands out by below 4"] == {"found": 0, "of": 1}
+    assert by_group["3-5 mm, 4 or more"] == {"found": 1, "of": 1}
+    assert by_group["3-5 mm, below 4"] == {"found": 0, "of": 1}
 
 
 def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
