@@ -116,6 +116,13 @@ def simulate(options: argparse.Namespace) -> None:
     )
 
 
+def alter(options: argparse.Namespace) -> None:
+    """Copy simulated cases, altered as other scanners might."""
+    from CMBDetectorLib.simulation.alterations import alter as alter_cases
+
+    alter_cases(options.cases, options.out, options.kind, seed=options.seed, progress=_progress(options))
+
+
 def implant(options: argparse.Namespace) -> None:
     """Put known microbleeds into a scan that has none and write it as a case for `evaluate`."""
     from CMBDetectorLib.localize import locate
@@ -278,6 +285,16 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--pictures", action="store_true", help="also write a montage.png of every case")
     many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
     _add_progress(many)
+
+    other = commands.add_parser("alter", help="copy simulated cases as another scanner might have made them")
+    other.set_defaults(command=alter)
+    other.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of case folders")
+    other.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the copies")
+    other.add_argument("--as", dest="kind", required=True, metavar="NAME", help="random, for one to three alterations "
+                       "of random strength, or power, fluid, fat, rim-shading, side-shading, noise, blur, ringing, "
+                       "ghost, stripped, weak-phase or phase-noise")  # fmt: skip
+    other.add_argument("--seed", type=int, default=0, metavar="S", help="of what is random (default: %(default)s)")
+    _add_progress(other)
 
     known = commands.add_parser("implant", help="put known microbleeds into a scan without any, for evaluate")
     known.set_defaults(command=implant)

@@ -1,0 +1,272 @@
+"""Simulated scans changed as other scanners and programs might: what a search or a training should stand.
+
+The truth stays as it is; only what the images look like changes, so an altered case is evaluated, or trained on, like
+any other. Strengths are chosen to be plain to see, not to be typical.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.phase_range import to_radians
+from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, apply, as_stored, closed, maps, on_grid
+from CMBDetectorLib.simulation.case import SimulatedCase, write_case
+from CMBDetectorLib.volume import Volume, read_volume
+
+Array = npt.NDArray[np.float32]
+Progress = Callable[[str, float, str], None]
+
+RANDOM = "random"
+MOST_AT_ONCE = 3
+WHOLE_NUMBERS = 4095.0  # the brightest voxel of what is written
+SULCI_MM = 12.0  # fluid lies between tissue that is closer than this
+EDGE_MM = 1.0  # over which a change of one tissue fades out
+BESIDE_THE_BRAIN_MM = 4.0  # fat lies farther off than this
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan with what an alteration must know of it; all arrays (R, A, S) on one grid.
+
+    Attributes
+    ----------
+    swi : ndarray
+        Any scale, not negative.
+    phase_rad : ndarray
+        Within [-pi, pi].
+    is_tissue : ndarray
+        bool: brain tissue by the truth.
+    ijk_to_ras : ndarray
+        (4, 4), mm.
+    """
+
+    swi: Array
+    phase_rad: Array
+    is_tissue: npt.NDArray[np.bool_]
+    ijk_to_ras: npt.NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> npt.NDArray[np.float64]:
+        return Volume(self.swi, self.ijk_to_ras).spacing_mm
+
+    @property
+    def usual(self) -> float:
+        """Brightness of tissue."""
+        return float(np.median(self.swi[self.is_tissue]))
+
+    def brain(self, margin_mm: float) -> Array:
+        """Share of brain, sulci and ventricles closed, widened by a margin, in every voxel."""
+        tissue = Volume(self.is_tissue.astype(np.float32), self.ijk_to_ras)
+        coarse = on_grid(tissue, COARSE_SPACING_MM)
+        brain = closed(coarse.array > 0.5, SULCI_MM)
+        if margin_mm:
+            brain = ndimage.distance_transform_edt(~brain) * COARSE_SPACING_MM[0] <= margin_mm
+        back = maps(coarse.ijk_to_ras, brain.shape, self.ijk_to_ras, self.swi.shape)
+        return apply(back, brain.astype(np.float32))
+
+    def blurred(self, array: npt.NDArray, sigma_mm: Sequence[float]) -> Array:
+        """Array smoothed by a Gaussian."""
+        smooth: Array = ndimage.gaussian_filter(np.asarray(array, np.float32), np.divide(sigma_mm, self.spacing_mm))
+        return smooth
+
+
+Alter = Callable[[Scan, float, np.random.Generator], Scan]
+
+
+@dataclass(frozen=True)
+class Alteration:
+    """One way in which scans differ.
+
+    Attributes
+    ----------
+    change : callable
+        Takes a scan, a strength and a random generator.
+    shown : float
+        Strength when it is asked for by name.
+    least, most : float
+        Between these `RANDOM` draws a strength, evenly in its logarithm.
+    """
+
+    change: Alter
+    shown: float
+    least: float
+    most: float
+
+
+def power(scan: Scan, exponent: float, random: np.random.Generator) -> Scan:
+    """Brightness raised to a power: more, or less, contrast of everything."""
+    return replace(scan, swi=scan.usual * (scan.swi / scan.usual) ** np.float32(exponent))
+
+
+def fluid(scan: Scan, times: float, random: np.random.Generator) -> Scan:
+    """Fluid in and between the parts of the brain brighter or darker."""
+    is_fluid = scan.brain(0.0) * ~scan.is_tissue
+    return replace(scan, swi=scan.swi * (1 + (times - 1) * scan.blurred(is_fluid, (EDGE_MM / 2,) * 3)))
+
+
+def fat(scan: Scan, times: float, random: np.random.Generator) -> Scan:
+    """Everything outside the brain brighter or darker."""
+    return replace(scan, swi=scan.swi * (times + (1 - times) * scan.brain(BESIDE_THE_BRAIN_MM)))
+
+
+def rim_shading(scan: Scan, times: float, random: np.random.Generator) -> Scan:
+    """Coils around the head: its rim so many times as bright as its middle."""
+    return replace(scan, swi=scan.swi * np.float32(times) ** (_from_the_middle(scan) ** 2))
+
+
+def side_shading(scan: Scan, times: float, random: np.random.Generator) -> Scan:
+    """A coil on one side: one end of the head so many times as bright as the other."""
+    places = np.argwhere(scan.is_tissue) * scan.spacing_mm
+    axis = random.standard_normal(3)
+    along = sum(
+        np.expand_dims(
+            np.arange(n, dtype=np.float32) * np.float32(part * step), [other for other in range(3) if other != k]
+        )
+        for k, (n, part, step) in enumerate(zip(scan.swi.shape, axis, scan.spacing_mm, strict=True))
+    )
+    low, high = np.percentile(places @ axis, [1, 99])
+    return replace(scan, swi=scan.swi * np.float32(times) ** ((along - low) / (high - low)).clip(-0.2, 1.2))
+
+
+def noise(scan: Scan, share: float, random: np.random.Generator) -> Scan:
+    """Noise of a share of the brightness of tissue, as a magnitude image holds it."""
+    sd = np.float32(share * scan.usual)
+    real, imaginary = (sd * random.standard_normal(scan.swi.shape, np.float32) for _ in range(2))
+    return replace(scan, swi=np.where(scan.swi > 0, np.hypot(scan.swi + real, imaginary), 0))
+
+
+def blur(scan: Scan, sigma_mm: float, random: np.random.Generator) -> Scan:
+    """Blurred within the slice."""
+    return replace(scan, swi=scan.blurred(scan.swi, (sigma_mm, sigma_mm, 0.0)))
+
+
+def ringing(scan: Scan, share: float, random: np.random.Generator) -> Scan:
+    """A sharp cut through k-space at a share of the highest frequency in the slice."""
+    spectrum = np.fft.fft2(scan.swi, axes=(0, 1))
+    for axis in (0, 1):
+        frequency = np.abs(np.fft.fftfreq(scan.swi.shape[axis])) * 2
+        spectrum *= np.expand_dims(frequency <= share, [other for other in range(3) if other != axis])
+    return replace(scan, swi=np.maximum(np.fft.ifft2(spectrum, axes=(0, 1)).real, 0).astype(np.float32))
+
+
+def ghost(scan: Scan, share: float, random: np.random.Generator) -> Scan:
+    """A share of the image once more, half a field of view along A away."""
+    return replace(scan, swi=scan.swi + np.float32(share) * np.roll(scan.swi, scan.swi.shape[1] // 2, axis=1))
+
+
+def stripped(scan: Scan, margin_mm: float, random: np.random.Generator) -> Scan:
+    """Nothing outside the brain and a margin."""
+    kept = scan.brain(margin_mm) > 0.5
+    return replace(scan, swi=scan.swi * kept, phase_rad=scan.phase_rad * kept)
+
+
+def weak_phase(scan: Scan, times: float, random: np.random.Generator) -> Scan:
+    """Phase of another strength, as of another echo time or filter."""
+    return replace(scan, phase_rad=np.clip(scan.phase_rad * np.float32(times), -np.pi, np.pi))
+
+
+def phase_noise(scan: Scan, sd_rad: float, random: np.random.Generator) -> Scan:
+    """Noise on the phase, wrapped."""
+    noisy = scan.phase_rad + np.float32(sd_rad) * random.standard_normal(scan.swi.shape, np.float32)
+    return replace(scan, phase_rad=np.angle(np.exp(1j * noisy)).astype(np.float32))
+
+
+ALTERATIONS: dict[str, Alteration] = {
+    "power": Alteration(power, 1.6, 0.6, 1.7),
+    "fluid": Alteration(fluid, 1.6, 0.6, 1.7),
+    "fat": Alteration(fat, 5.0, 0.3, 5.0),
+    "rim-shading": Alteration(rim_shading, 5.0, 1.3, 5.0),
+    "side-shading": Alteration(side_shading, 5.0, 1.3, 5.0),
+    "noise": Alteration(noise, 0.08, 0.02, 0.12),
+    "blur": Alteration(blur, 0.5, 0.2, 0.6),
+    "ringing": Alteration(ringing, 0.6, 0.5, 0.9),
+    "ghost": Alteration(ghost, 0.08, 0.02, 0.12),
+    "stripped": Alteration(stripped, 2.0, 1.0, 8.0),
+    "weak-phase": Alteration(weak_phase, 0.4, 0.4, 1.3),
+    "phase-noise": Alteration(phase_noise, 0.5, 0.1, 0.5),
+}
+
+
+def alter(
+    cases_dir: Path,
+    out: Path,
+    kind: str,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda stage, fraction, message: None,
+) -> None:
+    """Write an altered copy of every case below a folder; a case that is already there is kept.
+
+    Parameters
+    ----------
+    kind : str
+        A name in `ALTERATIONS`, or ``random``: one to three of them, of random strength.
+
+    Raises
+    ------
+    InputError
+        There is no such alteration, or the folder holds no cases.
+    """
+    if kind not in (*ALTERATIONS, RANDOM):
+        raise InputError(f"There is no alteration '{kind}'; choose {RANDOM} or one of {', '.join(ALTERATIONS)}.")
+    folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
+    if not folders:
+        raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz.")
+    for n, folder in enumerate(folders):
+        progress("alter", n / len(folders), folder.name)
+        if not (out / folder.name / "truth.json").exists():
+            random = np.random.default_rng([seed, n])
+            write_case(altered(folder, chosen(kind, random), random), out / folder.name)
+    progress("alter", 1.0, f"{len(folders)} cases in {out}")
+
+
+def chosen(kind: str, random: np.random.Generator) -> dict[str, float]:
+    """Names and strengths of the alterations of one case, in the order in which they are applied."""
+    if kind != RANDOM:
+        return {kind: ALTERATIONS[kind].shown}
+    names = random.permutation(list(ALTERATIONS))[: random.integers(1, MOST_AT_ONCE + 1)]
+    return {
+        name: float(np.exp(random.uniform(np.log(each.least), np.log(each.most))))
+        for name, each in ALTERATIONS.items()
+        if name in names
+    }
+
+
+def altered(folder: Path, strengths: dict[str, float], random: np.random.Generator) -> SimulatedCase:
+    """Read a case and alter it; its truth says how (``altered``)."""
+    swi, mars = (read_volume(folder / f"{name}.nii.gz") for name in ("swi", "mars"))
+    phase = to_radians(read_volume(folder / "phase.nii.gz"))[0]
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    ordered = swi.in_ras_order()
+    scan = Scan(
+        np.maximum(ordered.array.astype(np.float32), 0),
+        phase.in_ras_order().array.astype(np.float32),
+        mars.in_ras_order().array > 0,
+        ordered.ijk_to_ras,
+    )
+    for name, strength in strengths.items():
+        scan = ALTERATIONS[name].change(scan, strength, random)
+    brightest = max(float(scan.swi.max()), 1e-6)
+    stored = np.rint(scan.swi * (WHOLE_NUMBERS / brightest)).astype(np.int16)
+    return SimulatedCase(
+        as_stored(stored, swi), as_stored(scan.phase_rad, phase), mars, {**truth, "altered": strengths}
+    )
+
+
+def _from_the_middle(scan: Scan) -> Array:
+    """Distance from the head's middle, 0 there and about 1 at the brain's ends along every axis; at most 1.3."""
+    ends = np.array([np.flatnonzero(scan.is_tissue.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))])
+    middle, reach = ends.mean(axis=1), np.maximum(np.ptp(ends, axis=1) / 2, 1)
+    total = np.zeros(scan.swi.shape, np.float32)
+    for axis, n in enumerate(scan.swi.shape):
+        share = ((np.arange(n) - middle[axis]) / reach[axis]).astype(np.float32)
+        total += np.expand_dims(share**2, [other for other in range(3) if other != axis])
+    return np.minimum(np.sqrt(total), 1.3)

@@ -1,0 +1,170 @@
+"""Scans altered as other scanners might: what changes by how much, and what stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from CMBDetectorLib.__main__ import main
+from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.simulation.alterations import ALTERATIONS, MOST_AT_ONCE, Scan, alter, chosen
+from CMBDetectorLib.simulation.case import SimulatedCase, write_case
+from CMBDetectorLib.volume import Volume, read_volume
+
+SPACING_MM = np.array([1.0, 1.0, 2.0])
+SHAPE = (64, 64, 32)  # 64 mm
+USUAL = 200.0
+
+
+def distance_mm() -> np.ndarray:
+    places = np.indices(SHAPE).transpose(1, 2, 3, 0) * SPACING_MM
+    return np.linalg.norm(places - (32.0, 32.0, 32.0), axis=-1)
+
+
+@pytest.fixture
+def scan() -> Scan:
+    """A ball of tissue, 40 mm wide, with a slit of fluid through its middle and scalp around it."""
+    distance = distance_mm()
+    tissue = (distance < 20) & (np.abs(np.indices(SHAPE)[0] - 32) >= 3)
+    swi = np.full(SHAPE, 0.5 * USUAL, np.float32)
+    swi[tissue] = USUAL
+    phase_rad = np.random.default_rng(0).uniform(-1, 1, SHAPE).astype(np.float32)
+    return Scan(swi, phase_rad, tissue, np.diag([*SPACING_MM, 1.0]))
+
+
+def change(scan: Scan, name: str, strength: float) -> Scan:
+    return ALTERATIONS[name].change(scan, strength, np.random.default_rng(1))
+
+
+def test_a_power_changes_every_contrast_and_leaves_tissue_as_bright(scan):
+    altered = change(scan, "power", 2.0)
+    assert np.allclose(altered.swi[scan.is_tissue], USUAL)
+    assert np.allclose(altered.swi[~scan.is_tissue], 0.25 * USUAL)
+
+
+def test_brighter_fluid_leaves_tissue_and_scalp_as_they_are(scan):
+    altered = change(scan, "fluid", 1.6)
+    assert altered.swi[32, 32, 16] == pytest.approx(0.5 * 1.6 * USUAL, rel=0.02)
+    assert altered.swi[44, 32, 16] == pytest.approx(USUAL, rel=1e-3)
+    assert altered.swi[2, 2, 16] == pytest.approx(0.5 * USUAL, rel=1e-3)
+
+
+def test_brighter_fat_leaves_the_brain_as_it_is(scan):
+    altered = change(scan, "fat", 5.0)
+    assert np.allclose(altered.swi[scan.is_tissue], scan.swi[scan.is_tissue], rtol=1e-4)
+    assert altered.swi[2, 2, 16] == pytest.approx(5 * 0.5 * USUAL, rel=1e-3)
+
+
+def test_shading_makes_the_rim_as_many_times_as_bright_as_asked(scan):
+    gain = change(scan, "rim-shading", 5.0).swi / scan.swi
+    assert gain[32, 32, 16] == pytest.approx(1.0, abs=0.02)
+    assert gain[32, 51, 16] == pytest.approx(5.0, rel=0.1)
+
+
+def test_shading_from_one_side_runs_through_the_brain(scan):
+    gain = (change(scan, "side-shading", 5.0).swi / scan.swi)[scan.is_tissue]
+    low, high = np.percentile(gain, [1, 99])
+    assert high / low == pytest.approx(5.0, rel=0.02)
+
+
+def test_noise_has_the_strength_asked_for_and_none_where_nothing_was_measured(scan):
+    scan.swi[:, :, 0] = 0
+    altered = change(scan, "noise", 0.08)
+    difference = (altered.swi - scan.swi)[scan.is_tissue]
+    assert difference.std() == pytest.approx(0.08 * USUAL, rel=0.05)
+    assert (altered.swi[:, :, 0] == 0).all()
+
+
+def test_blur_stays_in_its_slice(scan):
+    scan.swi[:] = 0
+    scan.swi[32, 32, 16] = 1
+    altered = change(scan, "blur", 0.8).swi
+    assert altered[:, :, 15].max() == 0 and altered[:, :, 17].max() == 0
+    across = altered[:, :, 16].sum(axis=1)
+    assert np.sqrt(np.sum(across * (np.arange(64) - 32) ** 2)) == pytest.approx(0.8, rel=0.1)
+
+
+def test_a_cut_through_k_space_takes_out_the_fine_waves_and_keeps_the_broad_ones(scan):
+    place = np.arange(64)[:, None, None]
+    broad = np.cos(2 * np.pi * place * 8 / 64)  # a quarter of the highest frequency
+    fine = np.cos(2 * np.pi * place * 24 / 64)  # three quarters of it
+    scan.swi[:] = 10 + broad + fine
+    assert np.allclose(change(scan, "ringing", 0.6).swi, np.broadcast_to(10 + broad, SHAPE), atol=1e-3)
+
+
+def test_a_ghost_lies_half_a_field_of_view_away(scan):
+    scan.swi[:] = 0
+    scan.swi[10, 12, 16] = 100
+    altered = change(scan, "ghost", 0.08).swi
+    assert altered[10, 12, 16] == 100 and altered[10, 44, 16] == pytest.approx(8)
+    assert altered.sum() == pytest.approx(108)
+
+
+def test_stripping_leaves_the_brain_alone_and_nothing_farther_off(scan):
+    altered = change(scan, "stripped", 2.0)
+    assert (altered.swi[scan.is_tissue] == scan.swi[scan.is_tissue]).all()
+    far = distance_mm() > 26  # the margin, and the 2 mm at which the brain's outline is known
+    assert (altered.swi[far] == 0).all() and (altered.phase_rad[far] == 0).all()
+    assert altered.swi[32, 32, 16] > 0, "fluid within the brain stays"
+
+
+def test_the_phase_gets_weaker_and_noisier_and_stays_wrapped(scan):
+    assert np.allclose(change(scan, "weak-phase", 0.4).phase_rad, 0.4 * scan.phase_rad)
+    scan.phase_rad[:] = 3.0
+    noisy = change(scan, "phase-noise", 0.5).phase_rad
+    assert np.abs(noisy).max() <= np.pi
+    turned = np.angle(np.exp(1j * (noisy - 3.0)))
+    assert turned.std() == pytest.approx(0.5, rel=0.02) and abs(turned.mean()) < 0.01
+
+
+def test_random_alterations_are_few_in_range_and_the_same_for_the_same_seed():
+    met: set[str] = set()
+    for seed in range(60):
+        drawn = chosen("random", np.random.default_rng(seed))
+        assert drawn == chosen("random", np.random.default_rng(seed))
+        assert 1 <= len(drawn) <= MOST_AT_ONCE
+        assert all(ALTERATIONS[name].least <= strength <= ALTERATIONS[name].most for name, strength in drawn.items())
+        met |= set(drawn)
+    assert met == set(ALTERATIONS)
+
+
+@pytest.fixture
+def cases(scan, tmp_path: Path) -> Path:
+    """A folder with one case, stored as a scanner might: not along R, A, S, phase in integers."""
+    stored = np.diag([-1.0, -1.0, 2.0, 1.0])
+    swi = Volume(np.rint(scan.swi).astype(np.int16), stored)
+    phase = Volume(np.rint(scan.phase_rad * 4096 / np.pi).astype(np.int16), stored)
+    phase.array[0, 0, 0], phase.array[0, 0, 1] = -4096, 4095
+    truth = {"head": "02", "lesions": [{"center_ras_mm": [-30.0, -30.0, 30.0]}], "paramagnetic_sign": 1}
+    write_case(SimulatedCase(swi, phase, swi.with_array(scan.is_tissue.astype(np.uint8)), truth), tmp_path / "in" / "a")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("kind", ["power", "side-shading", "random"])
+def test_an_altered_case_keeps_its_truth_and_its_grid_and_says_what_was_altered(cases, tmp_path, kind):
+    alter(cases, tmp_path / "out", kind, seed=4)
+    before, after = (json.loads((folder / "a" / "truth.json").read_text()) for folder in (cases, tmp_path / "out"))
+    drawn = after.pop("altered")
+    assert after == before
+    assert drawn if kind == "random" else list(drawn) == [kind]
+    for name in ("swi", "phase", "mars"):
+        old, new = (read_volume(folder / "a" / f"{name}.nii.gz") for folder in (cases, tmp_path / "out"))
+        assert new.array.shape == old.array.shape and np.allclose(new.ijk_to_ras, old.ijk_to_ras, atol=1e-4)
+
+
+def test_what_an_alteration_does_not_touch_is_written_as_it_was(cases, tmp_path):
+    assert main(["alter", "--cases", str(cases), "--out", str(tmp_path / "out"), "--as", "weak-phase"]) == 0
+    old, new = (read_volume(folder / "a" / "swi.nii.gz").array.astype(float) for folder in (cases, tmp_path / "out"))
+    assert np.allclose(new / new.max(), old / old.max(), atol=1e-3)
+    old, new = (read_volume(folder / "a" / "phase.nii.gz").array.astype(float) for folder in (cases, tmp_path / "out"))
+    assert np.allclose(new, 0.4 * old * np.pi / 4096, atol=2e-3)
+
+
+def test_an_unknown_alteration_is_refused_by_name(cases, tmp_path, capsys):
+    assert main(["alter", "--cases", str(cases), "--out", str(tmp_path / "out"), "--as", "motion"]) == 2
+    assert "There is no alteration 'motion'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds no cases"):
+        alter(tmp_path / "out", tmp_path / "there", "power")
