@@ -29,8 +29,11 @@ from CMBDetectorLib.volume import read_volume
 Progress = Callable[[str, float, str], None]
 SIZES_MM = {"below 2 mm": (0.0, 2.0), "2-3 mm": (2.0, 3.0), "3-5 mm": (3.0, 5.0), "5 mm or more": (5.0, np.inf)}
 CONTRASTS = ((0.0, 0.5), (0.5, 0.8), (0.8, 1.01))
-CONSPICUITIES = {"below 4": (-np.inf, 4.0), "4-6": (4.0, 6.0), "6-10": (6.0, 10.0), "10 or more": (10.0, np.inf)}
-PLAIN = 4.0  # standard deviations of its surroundings, from which on a lesion stands out
+# In standard deviations of a lesion's surroundings; from 4 on it stands out plainly.
+CONSPICUITIES = {
+    "stands out by less than 4 SD": (-np.inf, 4.0), "stands out by 4-6 SD": (4.0, 6.0),
+    "stands out by 6-10 SD": (6.0, 10.0), "stands out by 10 SD or more": (10.0, np.inf),
+}  # fmt: skip
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 
@@ -145,14 +148,18 @@ def case_folders(*cases_dirs: Path) -> dict[str, Path]:
 
 
 def strata(lesion: dict[str, Any], protocol: str, conspicuity: float = np.nan) -> tuple[str, ...]:
-    """Name the groups that a true lesion is counted in: size, contrast, region, protocol, and how far it stands out."""
+    """Name the groups that a true lesion is counted in: size, contrast, region, protocol, and how far it stands out.
+
+    The last ones only where that was measured.
+    """
     size = next(name for name, (a, b) in SIZES_MM.items() if a <= lesion["diameter_mm"] < b)
     contrast = next(f"contrast {a:g}-{min(b, 1):g}" for a, b in CONTRASTS if a <= lesion["contrast"] < b)
     groups = (size, contrast, lesion["region"], protocol)
     if np.isnan(conspicuity):
         return groups
-    standing_out = next(f"stands out by {name}" for name, (a, b) in CONSPICUITIES.items() if a <= conspicuity < b)
-    return *groups, standing_out, f"{size}, {'4 or more' if conspicuity >= PLAIN else 'below 4'}"
+    hidden = next(iter(CONSPICUITIES))
+    standing_out = next(name for name, (a, b) in CONSPICUITIES.items() if a <= conspicuity < b)
+    return *groups, standing_out, f"{size}, {hidden if standing_out == hidden else 'stands out by 4 SD or more'}"
 
 
 def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def conspicuities(swi: Volume, true: Volume, lesions: list[dict[str, Any]]) -> t
 def conspicuity(scan: Volume, inside: npt.NDArray[np.bool_], center_ras_mm: npt.ArrayLike, diameter_mm: float) -> float:
     """Darkness of a lesion's middle below its surroundings, in their own (robust) standard deviations.
 
-    The surroundings are the tissue, veins and fluid within 3 mm of the lesion, half a millimeter off it. NaN where they
-    lie off the scan.
+    The surroundings are the tissue, veins and fluid from 0.5 to 3.5 mm off the lesion. NaN where the scan and the brain
+    hold fewer than `LEAST_VOXELS` voxels of them, or none of the lesion.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def conspicuity(scan: Volume, inside: npt.NDArray[np.bool_], center_ras_mm: npt.
     distance = np.sqrt(r**2 + a**2 + s**2)
     values = scan.array[box].astype(float)
     around = values[(distance > radius + RIM_MM) & (distance <= radius + RIM_MM + AROUND_MM) & inside[box]]
-    if around.size < LEAST_VOXELS:
+    if around.size < LEAST_VOXELS or distance.min() > max(radius, float(spacing.max())):
         return float("nan")
     middle = values[distance <= max(MIDDLE * radius, float(distance.min()))].mean()
     deviation = max(float(median_abs_deviation(around, scale="normal")), 1e-6 * abs(float(np.median(around))), 1e-12)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,8 @@ Progress = Callable[[str, float, str], None]
 
 RANDOM = "random"
 MOST_AT_ONCE = 3
-WHOLE_NUMBERS = 4095.0  # the brightest voxel of what is written
+TISSUE, MOST = 1000.0, 32000.0  # brightness of tissue in what is written, unless something is brighter than fits
+PI_STORED = 4096.0  # number that stands for pi
 SULCI_MM = 12.0  # fluid lies between tissue that is closer than this
 EDGE_MM = 1.0  # over which a change of one tissue fades out
 BESIDE_THE_BRAIN_MM = 4.0  # fat lies farther off than this
@@ -113,17 +115,17 @@ def fluid(scan: Scan, times: float, random: np.random.Generator) -> Scan:
 
 
 def fat(scan: Scan, times: float, random: np.random.Generator) -> Scan:
-    """Everything outside the brain brighter or darker."""
+    """Everything 4 mm and more outside the brain brighter or darker."""
     return replace(scan, swi=scan.swi * (times + (1 - times) * scan.brain(BESIDE_THE_BRAIN_MM)))
 
 
 def rim_shading(scan: Scan, times: float, random: np.random.Generator) -> Scan:
-    """Coils around the head: its rim so many times as bright as its middle."""
+    """Coils around the head: the brain's ends, and what lies beyond, so many times as bright as its middle."""
     return replace(scan, swi=scan.swi * np.float32(times) ** (_from_the_middle(scan) ** 2))
 
 
 def side_shading(scan: Scan, times: float, random: np.random.Generator) -> Scan:
-    """A coil on one side: one end of the head so many times as bright as the other."""
+    """A coil on one side: one end of the brain, and what lies beyond, so many times as bright as the other."""
     places = np.argwhere(scan.is_tissue) * scan.spacing_mm
     axis = random.standard_normal(3)
     along = sum(
@@ -133,7 +135,8 @@ def side_shading(scan: Scan, times: float, random: np.random.Generator) -> Scan:
         for k, (n, part, step) in enumerate(zip(scan.swi.shape, axis, scan.spacing_mm, strict=True))
     )
     low, high = np.percentile(places @ axis, [1, 99])
-    return replace(scan, swi=scan.swi * np.float32(times) ** ((along - low) / (high - low)).clip(-0.2, 1.2))
+    share = ((along - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
+    return replace(scan, swi=scan.swi * np.float32(times) ** share)
 
 
 def noise(scan: Scan, share: float, random: np.random.Generator) -> Scan:
@@ -144,12 +147,12 @@ def noise(scan: Scan, share: float, random: np.random.Generator) -> Scan:
 
 
 def blur(scan: Scan, sigma_mm: float, random: np.random.Generator) -> Scan:
-    """Blurred within the slice."""
+    """Blurred along R and A."""
     return replace(scan, swi=scan.blurred(scan.swi, (sigma_mm, sigma_mm, 0.0)))
 
 
 def ringing(scan: Scan, share: float, random: np.random.Generator) -> Scan:
-    """A sharp cut through k-space at a share of the highest frequency in the slice."""
+    """A sharp cut through k-space at a share of the highest frequencies along R and A."""
     spectrum = np.fft.fft2(scan.swi, axes=(0, 1))
     for axis in (0, 1):
         frequency = np.abs(np.fft.fftfreq(scan.swi.shape[axis])) * 2
@@ -213,18 +216,24 @@ def alter(
     Raises
     ------
     InputError
-        There is no such alteration, or the folder holds no cases.
+        There is no such alteration, the folder holds no cases or one that cannot be altered, or `out` holds one that
+        was altered otherwise.
     """
+    if Path(out).resolve() == Path(cases_dir).resolve():
+        raise InputError(f"{out} holds the cases themselves. Give another folder for the copies.")
     if kind not in (*ALTERATIONS, RANDOM):
         raise InputError(f"There is no alteration '{kind}'; choose {RANDOM} or one of {', '.join(ALTERATIONS)}.")
     folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
     if not folders:
-        raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi.nii.gz and phase.nii.gz.")
+        raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi, phase and mars.nii.gz.")
     for n, folder in enumerate(folders):
         progress("alter", n / len(folders), folder.name)
-        if not (out / folder.name / "truth.json").exists():
-            random = np.random.default_rng([seed, n])
-            write_case(altered(folder, chosen(kind, random), random), out / folder.name)
+        random = np.random.default_rng([seed, n])
+        strengths, there = chosen(kind, random), out / folder.name / "truth.json"
+        if not there.exists():
+            write_case(altered(folder, strengths, random), out / folder.name)
+        elif _truth(there).get("altered", [{}])[-1] != strengths:
+            raise InputError(f"{there.parent} was altered otherwise before. Give another folder, or delete it.")
     progress("alter", 1.0, f"{len(folders)} cases in {out}")
 
 
@@ -241,32 +250,54 @@ def chosen(kind: str, random: np.random.Generator) -> dict[str, float]:
 
 
 def altered(folder: Path, strengths: dict[str, float], random: np.random.Generator) -> SimulatedCase:
-    """Read a case and alter it; its truth says how (``altered``)."""
-    swi, mars = (read_volume(folder / f"{name}.nii.gz") for name in ("swi", "mars"))
-    phase = to_radians(read_volume(folder / "phase.nii.gz"))[0]
-    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    ordered = swi.in_ras_order()
-    scan = Scan(
-        np.maximum(ordered.array.astype(np.float32), 0),
-        phase.in_ras_order().array.astype(np.float32),
-        mars.in_ras_order().array > 0,
-        ordered.ijk_to_ras,
+    """Read a case and alter it; its truth lists how (``altered``). An image that nothing alters stays as it was.
+
+    Raises
+    ------
+    InputError
+        The images lie on different grids, or show no brain.
+    """
+    swi, stored_phase, stored_mars = (read_volume(folder / f"{name}.nii.gz") for name in ("swi", "phase", "mars"))
+    phase, truth = to_radians(stored_phase)[0], _truth(folder / "truth.json")
+    mars = stored_mars.with_array(stored_mars.array.astype(np.uint8))
+    in_order = [volume.in_ras_order() for volume in (swi, phase, mars)]
+    for other in in_order[1:]:
+        if other.array.shape != in_order[0].array.shape or not np.allclose(
+            other.ijk_to_ras, in_order[0].ijk_to_ras, atol=1e-3
+        ):
+            raise InputError(f"The images in {folder} lie on different grids. Resample them to that of the SWI.")
+    swi_array, phase_array, labels = (volume.array for volume in in_order)
+    scan = first = Scan(
+        np.maximum(swi_array.astype(np.float32), 0),
+        phase_array.astype(np.float32),
+        labels > 0,
+        in_order[0].ijk_to_ras,
     )
+    if not (scan.is_tissue.any() and scan.usual > 0):
+        raise InputError(f"{folder} shows no brain tissue: mars.nii.gz names none, or swi.nii.gz is empty there.")
     for name, strength in strengths.items():
         scan = ALTERATIONS[name].change(scan, strength, random)
-    brightest = max(float(scan.swi.max()), 1e-6)
-    stored = np.rint(scan.swi * (WHOLE_NUMBERS / brightest)).astype(np.int16)
-    return SimulatedCase(
-        as_stored(stored, swi), as_stored(scan.phase_rad, phase), mars, {**truth, "altered": strengths}
-    )
+    if scan.swi is not first.swi:
+        scale = min(TISSUE / max(scan.usual, 1e-6), MOST / float(scan.swi.max()))
+        swi = as_stored(np.rint(scan.swi * np.float32(scale)).astype(np.int16), swi)
+    if scan.phase_rad is not first.phase_rad:
+        numbers = np.rint(scan.phase_rad * np.float32(PI_STORED / np.pi)).clip(-PI_STORED, PI_STORED - 1)
+        stored_phase = as_stored(numbers.astype(np.int16), stored_phase)
+    record = [*truth.get("altered", []), strengths]
+    return SimulatedCase(swi, stored_phase, mars, {**truth, "altered": record})
+
+
+def _truth(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
 
 
 def _from_the_middle(scan: Scan) -> Array:
-    """Distance from the head's middle, 0 there and about 1 at the brain's ends along every axis; at most 1.3."""
+    """Distance from the brain's middle: 0 there, 1 at its ends along every axis and beyond."""
     ends = np.array([np.flatnonzero(scan.is_tissue.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))])
     middle, reach = ends.mean(axis=1), np.maximum(np.ptp(ends, axis=1) / 2, 1)
     total = np.zeros(scan.swi.shape, np.float32)
     for axis, n in enumerate(scan.swi.shape):
         share = ((np.arange(n) - middle[axis]) / reach[axis]).astype(np.float32)
         total += np.expand_dims(share**2, [other for other in range(3) if other != axis])
-    return np.minimum(np.sqrt(total), 1.3)
+    return np.minimum(np.sqrt(total), 1)

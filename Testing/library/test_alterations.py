@@ -12,7 +12,7 @@ from CMBDetectorLib.__main__ import main
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.simulation.alterations import ALTERATIONS, MOST_AT_ONCE, Scan, alter, chosen
 from CMBDetectorLib.simulation.case import SimulatedCase, write_case
-from CMBDetectorLib.volume import Volume, read_volume
+from CMBDetectorLib.volume import Volume, read_volume, write_volume
 
 SPACING_MM = np.array([1.0, 1.0, 2.0])
 SHAPE = (64, 64, 32)  # 64 mm
@@ -133,13 +133,14 @@ def test_random_alterations_are_few_in_range_and_the_same_for_the_same_seed():
 
 @pytest.fixture
 def cases(scan, tmp_path: Path) -> Path:
-    """A folder with one case, stored as a scanner might: not along R, A, S, phase in integers."""
-    stored = np.diag([-1.0, -1.0, 2.0, 1.0])
-    swi = Volume(np.rint(scan.swi).astype(np.int16), stored)
-    phase = Volume(np.rint(scan.phase_rad * 4096 / np.pi).astype(np.int16), stored)
+    """A folder with one case, stored in slices from right to left, phase in integers."""
+    stored = np.diag([*SPACING_MM, 1.0])[:, [2, 0, 1, 3]] * [1, -1, -1, 1]
+    swi = Volume(np.rint(scan.swi).astype(np.int16).transpose(2, 0, 1), stored)
+    phase = swi.with_array(np.rint(scan.phase_rad * 4096 / np.pi).astype(np.int16).transpose(2, 0, 1))
     phase.array[0, 0, 0], phase.array[0, 0, 1] = -4096, 4095
+    mars = scan.is_tissue.astype(np.uint8).transpose(2, 0, 1)
     truth = {"head": "02", "lesions": [{"center_ras_mm": [-30.0, -30.0, 30.0]}], "paramagnetic_sign": 1}
-    write_case(SimulatedCase(swi, phase, swi.with_array(scan.is_tissue.astype(np.uint8)), truth), tmp_path / "in" / "a")
+    write_case(SimulatedCase(swi, phase, swi.with_array(mars), truth), tmp_path / "in" / "a")
     return tmp_path / "in"
 
 
@@ -147,20 +148,71 @@ def cases(scan, tmp_path: Path) -> Path:
 def test_an_altered_case_keeps_its_truth_and_its_grid_and_says_what_was_altered(cases, tmp_path, kind):
     alter(cases, tmp_path / "out", kind, seed=4)
     before, after = (json.loads((folder / "a" / "truth.json").read_text()) for folder in (cases, tmp_path / "out"))
-    drawn = after.pop("altered")
+    (drawn,) = after.pop("altered")
     assert after == before
     assert drawn if kind == "random" else list(drawn) == [kind]
     for name in ("swi", "phase", "mars"):
         old, new = (read_volume(folder / "a" / f"{name}.nii.gz") for folder in (cases, tmp_path / "out"))
         assert new.array.shape == old.array.shape and np.allclose(new.ijk_to_ras, old.ijk_to_ras, atol=1e-4)
+        assert name != "mars" or np.array_equal(new.array, old.array)
 
 
-def test_what_an_alteration_does_not_touch_is_written_as_it_was(cases, tmp_path):
+def images(folder: Path) -> dict[str, np.ndarray]:
+    return {name: read_volume(folder / "a" / f"{name}.nii.gz").array.astype(float) for name in ("swi", "phase")}
+
+
+def test_an_image_that_is_not_altered_is_written_as_it_was(cases, tmp_path):
     assert main(["alter", "--cases", str(cases), "--out", str(tmp_path / "out"), "--as", "weak-phase"]) == 0
-    old, new = (read_volume(folder / "a" / "swi.nii.gz").array.astype(float) for folder in (cases, tmp_path / "out"))
-    assert np.allclose(new / new.max(), old / old.max(), atol=1e-3)
-    old, new = (read_volume(folder / "a" / "phase.nii.gz").array.astype(float) for folder in (cases, tmp_path / "out"))
-    assert np.allclose(new, 0.4 * old * np.pi / 4096, atol=2e-3)
+    old, new = images(cases), images(tmp_path / "out")
+    assert np.array_equal(new["swi"], old["swi"])
+    assert np.allclose(new["phase"], 0.4 * old["phase"], atol=1)
+
+
+def test_tissue_keeps_its_gray_levels_beside_far_brighter_fat(cases, tmp_path):
+    alter(cases, tmp_path / "out", "fat")
+    old, new = images(cases)["swi"], images(tmp_path / "out")["swi"]
+    ratio = new[old == USUAL].mean() / new[old == 0.5 * USUAL].max()
+    assert new[old == USUAL].mean() == pytest.approx(1000, rel=0.01)
+    assert ratio == pytest.approx(1 / (5 * 0.5), rel=0.01)
+
+
+def test_shading_beyond_the_brain_is_no_stronger_than_at_its_ends(scan):
+    for name in ("rim-shading", "side-shading"):
+        gain = change(scan, name, 5.0).swi / scan.swi
+        assert gain.max() == pytest.approx(5.0, rel=1e-3)
+
+
+def test_copies_that_were_altered_otherwise_are_not_taken_for_these(cases, tmp_path):
+    alter(cases, tmp_path / "out", "blur")
+    alter(cases, tmp_path / "out", "blur")
+    with pytest.raises(InputError, match="was altered otherwise before"):
+        alter(cases, tmp_path / "out", "noise")
+    with pytest.raises(InputError, match="holds the cases themselves"):
+        alter(cases, cases, "noise")
+
+
+def test_what_was_altered_twice_lists_both(cases, tmp_path):
+    alter(cases, tmp_path / "blurred", "blur")
+    alter(tmp_path / "blurred", tmp_path / "both", "noise")
+    truth = json.loads((tmp_path / "both" / "a" / "truth.json").read_text())
+    assert [list(each) for each in truth["altered"]] == [["blur"], ["noise"]]
+
+
+def test_a_case_that_cannot_be_altered_is_named(cases, tmp_path):
+    mars = read_volume(cases / "a" / "mars.nii.gz")
+    write_volume(mars.with_array(np.zeros_like(mars.array)), cases / "a" / "mars.nii.gz")
+    with pytest.raises(InputError, match=r"a shows no brain tissue"):
+        alter(cases, tmp_path / "out", "power")
+    write_volume(Volume(mars.array[1:], mars.ijk_to_ras), cases / "a" / "mars.nii.gz")
+    with pytest.raises(InputError, match=r"a lie on different grids"):
+        alter(cases, tmp_path / "out", "power")
+
+
+def test_the_help_names_every_alteration(capsys):
+    with pytest.raises(SystemExit):
+        main(["alter", "--help"])
+    told = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    assert all(name in told for name in ALTERATIONS)
 
 
 def test_an_unknown_alteration_is_refused_by_name(cases, tmp_path, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,12 +152,14 @@ def evaluated(lesions: list[int], mimics: list[int]) -> Evaluated:
     return Evaluated("case", truth, result.candidates, {"lobar": 0.9, "deep": 0.8, "infratentorial": 0.7})
 
 
-def checkered(usual: float, deviation: float, center_ras_mm, diameter_mm: float, middle: float) -> Volume:
-    """A scan at 0.5 mm whose voxels hold the usual or a deviation more or less, and one ball of another brightness."""
-    r, a, s = np.indices((40, 40, 40))
+def checkered(
+    usual: float, deviation: float, center_ras_mm, diameter_mm: float, middle: float, slice_mm: float = 0.5
+) -> Volume:
+    """Voxels of 0.5 mm in the slice that hold the usual or a deviation more or less, and one ball of another brightness."""
+    r, a, s = np.indices((40, 44, round(20 / slice_mm)))
     array = usual + deviation * ((r + a + s) % 3 - 1.0)
-    scan = Volume(array, np.diag([0.5, 0.5, 0.5, 1.0]))
-    distance = np.linalg.norm(np.stack((r, a, s), -1) * 0.5 - center_ras_mm, axis=-1)
+    scan = Volume(array, np.diag([0.5, 0.5, slice_mm, 1.0]))
+    distance = np.linalg.norm(np.stack((r, a, s), -1) * [0.5, 0.5, slice_mm] - center_ras_mm, axis=-1)
     return scan.with_array(np.where(distance <= diameter_mm / 2, middle, array))
 
 
@@ -170,9 +171,9 @@ LESION = {"center_ras_mm": (10.0, 10.0, 10.0), "diameter_mm": 4.0}
 NORMAL = 1.4826  # standard deviations in a median absolute deviation of 1
 
 
-@pytest.mark.parametrize("gain", [1.0, 0.01])
-def test_a_lesion_stands_out_by_its_darkness_in_deviations_of_what_lies_around_it(gain):
-    scan = checkered(100 * gain, 2 * gain, (10, 10, 10), 4.0, 70 * gain)
+@pytest.mark.parametrize(("gain", "slice_mm"), [(1.0, 0.5), (0.01, 0.5), (1.0, 2.0), (1.0, 2.5)])
+def test_a_lesion_stands_out_by_its_darkness_in_deviations_of_what_lies_around_it(gain, slice_mm):
+    scan = checkered(100 * gain, 2 * gain, (10, 10, 10), 4.0, 70 * gain, slice_mm)
     (found,) = conspicuities(scan, everywhere(scan), [LESION])
     assert found == pytest.approx((100 - 70) / (2 * NORMAL), rel=1e-4)
 
@@ -196,29 +197,32 @@ def test_what_lies_outside_the_brain_does_not_hide_a_lesion_at_its_surface():
 
 
 def test_how_far_a_lesion_stands_out_does_not_depend_on_how_the_scan_is_stored():
-    scan = checkered(100.0, 2.0, (10, 9, 12), 3.0, 80.0)
+    scan = checkered(100.0, 2.0, (10, 9, 12), 3.0, 80.0, slice_mm=1.0)
+    brain = everywhere(scan).array
+    brain[:16] = 0  # near the lesion on one side
     lesion = {"center_ras_mm": (10.0, 9.0, 12.0), "diameter_mm": 3.0}
     turned = np.diag([1.0, -1.0, 1.0, 1.0])
-    turned[1, 3] = 39
+    turned[1, 3] = 43
     stored = Volume(scan.array[:, ::-1].transpose(2, 1, 0), scan.ijk_to_ras @ turned @ np.eye(4)[[2, 1, 0, 3]])
-    assert conspicuities(stored, everywhere(stored), [lesion]) == pytest.approx(
-        conspicuities(scan, everywhere(scan), [lesion])
-    )
+    found = conspicuities(scan, scan.with_array(brain), [lesion])
+    assert found == pytest.approx((20 / (2 * NORMAL),), rel=1e-4)
+    assert conspicuities(stored, scan.with_array(brain), [lesion]) == pytest.approx(found)
 
 
-def test_a_lesion_off_the_scan_has_no_conspicuity():
+@pytest.mark.parametrize("center_ras_mm", [(90.0, 0.0, 0.0), (10.0, 10.0, -3.0)])
+def test_a_lesion_off_the_scan_has_no_conspicuity(center_ras_mm):
     scan = checkered(100.0, 2.0, (10, 10, 10), 4.0, 70.0)
-    (found,) = conspicuities(scan, everywhere(scan), [{"center_ras_mm": (90.0, 0.0, 0.0), "diameter_mm": 4.0}])
+    (found,) = conspicuities(scan, everywhere(scan), [{"center_ras_mm": center_ras_mm, "diameter_mm": 4.0}])
     assert np.isnan(found)
 
 
 def test_lesions_are_also_counted_by_how_far_they_stand_out():
-    case = replace(evaluated([1, 5], []), conspicuity=(7.0, 2.5))  # 1 is found, 5 is not
+    case = dataclasses.replace(evaluated([1, 5], []), conspicuity=(7.0, 2.5))  # 1 is found, 5 is not
     by_group = figures([case], THRESHOLD)["sensitivity"]
-    assert by_group["stands out by 6-10"] == {"found": 1, "of": 1}
-    assert by_group["stands out by below 4"] == {"found": 0, "of": 1}
-    assert by_group["3-5 mm, 4 or more"] == {"found": 1, "of": 1}
-    assert by_group["3-5 mm, below 4"] == {"found": 0, "of": 1}
+    assert by_group["stands out by 6-10 SD"] == {"found": 1, "of": 1}
+    assert by_group["stands out by less than 4 SD"] == {"found": 0, "of": 1}
+    assert by_group["3-5 mm, stands out by 4 SD or more"] == {"found": 1, "of": 1}
+    assert by_group["3-5 mm, stands out by less than 4 SD"] == {"found": 0, "of": 1}
 
 
 def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
