@@ -155,7 +155,7 @@ def evaluated(lesions: list[int], mimics: list[int]) -> Evaluated:
 def checkered(
     usual: float, deviation: float, center_ras_mm, diameter_mm: float, middle: float, slice_mm: float = 0.5
 ) -> Volume:
-    """Voxels of 0.5 mm in the slice that hold the usual or a deviation more or less, and one ball of another brightness."""
+    """Voxels of 0.5 mm that hold the usual or a deviation more or less, and one ball of another brightness."""
     r, a, s = np.indices((40, 44, round(20 / slice_mm)))
     array = usual + deviation * ((r + a + s) % 3 - 1.0)
     scan = Volume(array, np.diag([0.5, 0.5, slice_mm, 1.0]))
