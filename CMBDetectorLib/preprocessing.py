@@ -163,6 +163,15 @@ def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.b
     return whole
 
 
+def brain_share(tissue: Volume, margin_mm: float = 0.0) -> Array:
+    """Share of brain in every voxel of a map of its tissue: gaps up to `GAP_MM` closed, widened by a margin."""
+    coarse = on_grid(tissue.with_array(tissue.array.astype(np.float32)), COARSE_SPACING_MM)
+    brain = closed(coarse.array > 0.5, GAP_MM)
+    if margin_mm:
+        brain = ndimage.distance_transform_edt(~brain) * COARSE_SPACING_MM[0] <= margin_mm
+    return apply(maps(coarse.ijk_to_ras, brain.shape, tissue.ijk_to_ras, tissue.array.shape), brain)
+
+
 def depth_mm(inside_2mm: npt.NDArray[np.bool_]) -> Array:
     """How deep every voxel at 2 mm lies in a mask, mm; beyond the image there is none of it."""
     depth: Array = ndimage.distance_transform_edt(np.pad(inside_2mm, 1))[1:-1, 1:-1, 1:-1].astype(np.float32)

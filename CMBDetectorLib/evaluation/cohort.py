@@ -23,7 +23,7 @@ from CMBDetectorLib.pipeline import run
 from CMBDetectorLib.regions import Region
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
-from CMBDetectorLib.training.data import truth_of
+from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.volume import read_volume
 
 Progress = Callable[[str, float, str], None]

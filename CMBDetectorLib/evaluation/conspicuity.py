@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import median_abs_deviation
 
-from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, apply, closed, maps, on_grid
+from CMBDetectorLib.preprocessing import brain_share
 from CMBDetectorLib.volume import Volume
 
-GAP_MM = 12.0  # fluid lies between tissue that is closer than this
 MIDDLE = 0.5  # of the lesion's radius, that its darkness is told by
 RIM_MM = 0.5  # between the lesion and its surroundings: blurred by both
 AROUND_MM = 3.0  # beyond the rim
@@ -33,9 +32,7 @@ def conspicuities(swi: Volume, true: Volume, lesions: list[dict[str, Any]]) -> t
         With ``center_ras_mm`` and ``diameter_mm``.
     """
     scan, labels = swi.in_ras_order(), true.in_ras_order()
-    coarse = on_grid(labels.with_array((labels.array > 0).astype(np.float32)), COARSE_SPACING_MM)
-    brain = closed(coarse.array > 0.5, GAP_MM)
-    inside = apply(maps(coarse.ijk_to_ras, brain.shape, scan.ijk_to_ras, scan.array.shape), brain) > 0.5
+    inside = brain_share(labels.with_array(labels.array > 0)) > 0.5
     return tuple(conspicuity(scan, inside, lesion["center_ras_mm"], lesion["diameter_mm"]) for lesion in lesions)
 
 

@@ -19,7 +19,8 @@ from CMBDetectorLib.phase import prepare
 from CMBDetectorLib.preflight import check
 from CMBDetectorLib.preprocessing import NetworkInput, detector_input
 from CMBDetectorLib.segment import segment
-from CMBDetectorLib.training.data import is_fresh, truth_of
+from CMBDetectorLib.simulation.case import truth_of
+from CMBDetectorLib.training.data import is_fresh
 from CMBDetectorLib.volume import Volume, read_volume
 
 Progress = Callable[[str, float, str], None]

@@ -18,7 +18,7 @@ from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.report.picture import AXIAL, body_axes, brain_box, gray, plane, swi_window
 from CMBDetectorLib.segment import segment
-from CMBDetectorLib.training.data import truth_of
+from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
 
 Progress = Callable[[str, float, str], None]

@@ -6,11 +6,9 @@ any other. Strengths are chosen to be plain to see, not to be typical.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +16,8 @@ from scipy import ndimage
 
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase_range import to_radians
-from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, apply, as_stored, closed, maps, on_grid
-from CMBDetectorLib.simulation.case import SimulatedCase, write_case
+from CMBDetectorLib.preprocessing import as_stored, brain_share
+from CMBDetectorLib.simulation.case import SimulatedCase, truth_of, write_case
 from CMBDetectorLib.volume import Volume, read_volume
 
 Array = npt.NDArray[np.float32]
@@ -29,7 +27,6 @@ RANDOM = "random"
 MOST_AT_ONCE = 3
 TISSUE, MOST = 1000.0, 32000.0  # brightness of tissue in what is written, unless something is brighter than fits
 PI_STORED = 4096.0  # number that stands for pi
-SULCI_MM = 12.0  # fluid lies between tissue that is closer than this
 EDGE_MM = 1.0  # over which a change of one tissue fades out
 BESIDE_THE_BRAIN_MM = 4.0  # fat lies farther off than this
 
@@ -66,13 +63,7 @@ class Scan:
 
     def brain(self, margin_mm: float) -> Array:
         """Share of brain, sulci and ventricles closed, widened by a margin, in every voxel."""
-        tissue = Volume(self.is_tissue.astype(np.float32), self.ijk_to_ras)
-        coarse = on_grid(tissue, COARSE_SPACING_MM)
-        brain = closed(coarse.array > 0.5, SULCI_MM)
-        if margin_mm:
-            brain = ndimage.distance_transform_edt(~brain) * COARSE_SPACING_MM[0] <= margin_mm
-        back = maps(coarse.ijk_to_ras, brain.shape, self.ijk_to_ras, self.swi.shape)
-        return apply(back, brain.astype(np.float32))
+        return brain_share(Volume(self.is_tissue, self.ijk_to_ras), margin_mm)
 
     def blurred(self, array: npt.NDArray, sigma_mm: Sequence[float]) -> Array:
         """Array smoothed by a Gaussian."""
@@ -129,9 +120,7 @@ def side_shading(scan: Scan, times: float, random: np.random.Generator) -> Scan:
     places = np.argwhere(scan.is_tissue) * scan.spacing_mm
     axis = random.standard_normal(3)
     along = sum(
-        np.expand_dims(
-            np.arange(n, dtype=np.float32) * np.float32(part * step), [other for other in range(3) if other != k]
-        )
+        _along(np.arange(n, dtype=np.float32) * np.float32(part * step), k)
         for k, (n, part, step) in enumerate(zip(scan.swi.shape, axis, scan.spacing_mm, strict=True))
     )
     low, high = np.percentile(places @ axis, [1, 99])
@@ -156,7 +145,7 @@ def ringing(scan: Scan, share: float, random: np.random.Generator) -> Scan:
     spectrum = np.fft.fft2(scan.swi, axes=(0, 1))
     for axis in (0, 1):
         frequency = np.abs(np.fft.fftfreq(scan.swi.shape[axis])) * 2
-        spectrum *= np.expand_dims(frequency <= share, [other for other in range(3) if other != axis])
+        spectrum *= _along(frequency <= share, axis)
     return replace(scan, swi=np.maximum(np.fft.ifft2(spectrum, axes=(0, 1)).real, 0).astype(np.float32))
 
 
@@ -229,11 +218,11 @@ def alter(
     for n, folder in enumerate(folders):
         progress("alter", n / len(folders), folder.name)
         random = np.random.default_rng([seed, n])
-        strengths, there = chosen(kind, random), out / folder.name / "truth.json"
-        if not there.exists():
-            write_case(altered(folder, strengths, random), out / folder.name)
-        elif _truth(there).get("altered", [{}])[-1] != strengths:
-            raise InputError(f"{there.parent} was altered otherwise before. Give another folder, or delete it.")
+        strengths, copy = chosen(kind, random), out / folder.name
+        if not (copy / "truth.json").exists():
+            write_case(altered(folder, strengths, random), copy)
+        elif truth_of(copy).get("altered", [{}])[-1] != strengths:
+            raise InputError(f"{copy} was altered otherwise before. Give another folder, or delete it.")
     progress("alter", 1.0, f"{len(folders)} cases in {out}")
 
 
@@ -258,7 +247,7 @@ def altered(folder: Path, strengths: dict[str, float], random: np.random.Generat
         The images lie on different grids, or show no brain.
     """
     swi, stored_phase, stored_mars = (read_volume(folder / f"{name}.nii.gz") for name in ("swi", "phase", "mars"))
-    phase, truth = to_radians(stored_phase)[0], _truth(folder / "truth.json")
+    phase, truth = to_radians(stored_phase)[0], truth_of(folder)
     mars = stored_mars.with_array(stored_mars.array.astype(np.uint8))
     in_order = [volume.in_ras_order() for volume in (swi, phase, mars)]
     for other in in_order[1:]:
@@ -287,9 +276,9 @@ def altered(folder: Path, strengths: dict[str, float], random: np.random.Generat
     return SimulatedCase(swi, stored_phase, mars, {**truth, "altered": record})
 
 
-def _truth(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
+def _along(values: npt.NDArray, axis: int) -> npt.NDArray:
+    """Values of the places along one axis, to be broadcast over the others."""
+    return values.reshape([-1 if other == axis else 1 for other in range(3)])
 
 
 def _from_the_middle(scan: Scan) -> Array:
@@ -299,5 +288,5 @@ def _from_the_middle(scan: Scan) -> Array:
     total = np.zeros(scan.swi.shape, np.float32)
     for axis, n in enumerate(scan.swi.shape):
         share = ((np.arange(n) - middle[axis]) / reach[axis]).astype(np.float32)
-        total += np.expand_dims(share**2, [other for other in range(3) if other != axis])
+        total += _along(share**2, axis)
     return np.minimum(np.sqrt(total), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -263,6 +264,12 @@ def write_case(case: SimulatedCase, folder: Path) -> None:
     write_volume(case.phase, folder / "phase.nii.gz")
     write_volume(case.mars, folder / "mars.nii.gz")
     (folder / "truth.json").write_text(json.dumps(case.truth, indent=1) + "\n")
+
+
+def truth_of(folder: Path) -> dict[str, Any]:
+    """Content of a case's ``truth.json``."""
+    content: dict[str, Any] = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _slice_orientation(random: np.random.Generator) -> npt.NDArray:

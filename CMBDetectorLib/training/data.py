@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
 from CMBDetectorLib.phase import prepare
 from CMBDetectorLib.phase_range import to_radians
+from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
 from CMBDetectorLib.training.implants import Scan, implant
@@ -70,12 +70,6 @@ def case_folders(config: Training) -> list[Path]:
             "Make some with 'python -m CMBDetectorLib simulate'."
         )
     return chosen
-
-
-def truth_of(folder: Path) -> dict[str, Any]:
-    """Content of a case's ``truth.json``."""
-    content: dict[str, Any] = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    return content
 
 
 def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:

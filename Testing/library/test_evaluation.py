@@ -15,7 +15,7 @@ from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, f
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
-from CMBDetectorLib.volume import Volume
+from CMBDetectorLib.volume import Volume, write_volume
 from Testing.synthetic_result import synthetic_result
 
 THRESHOLD = 0.5  # of the synthetic result
@@ -214,6 +214,18 @@ def test_a_lesion_off_the_scan_has_no_conspicuity(center_ras_mm):
     scan = checkered(100.0, 2.0, (10, 10, 10), 4.0, 70.0)
     (found,) = conspicuities(scan, everywhere(scan), [{"center_ras_mm": center_ras_mm, "diameter_mm": 4.0}])
     assert np.isnan(found)
+
+
+def test_a_result_is_joined_with_the_truth_in_its_folder(tmp_path):
+    result, truth = synthetic_result(), evaluated([1, 5], [2]).truth
+    write_volume(result.regions, tmp_path / "mars.nii.gz")
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    joined = Evaluated.of("case", tmp_path, result)
+    assert joined.truth == truth and joined.candidates == result.candidates
+    assert {"lobar", "deep", "infratentorial"} <= set(joined.dice) and set(joined.dice.values()) == {1.0}
+    assert len(joined.conspicuity) == 2
+    assert joined.conspicuity[0] > 4, "a ball of 0 in an even brain"
+    assert joined.seconds == sum(result.provenance.seconds_per_stage.values())
 
 
 def test_lesions_are_also_counted_by_how_far_they_stand_out():
