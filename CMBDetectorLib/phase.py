@@ -18,7 +18,8 @@ import torch
 from scipy import fft, ndimage
 from skimage.measure import block_reduce
 
-from CMBDetectorLib.preprocessing import apply, brain_box, crop, local_mean, maps, on_grid
+from CMBDetectorLib.preprocessing import brain_box, local_mean
+from CMBDetectorLib.resampling import apply, crop, maps, on_grid
 from CMBDetectorLib.volume import Volume, closest_axes
 
 PASS_BELOW_MM = 8.0  # wavelength at which the low-pass ends: a Hann window of 64 pixels for a field of view of 256 mm

@@ -13,7 +13,9 @@ from CMBDetectorLib.edges import draw_edges
 from CMBDetectorLib.localize import Segmentation
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.segmenter import CLASSES, MULTIPLE
-from CMBDetectorLib.preprocessing import Maps, apply, as_stored, brain_mask, largest_component, maps, segmenter_input
+from CMBDetectorLib.preprocessing import NetworkInput, brain_mask, largest_component, segmenter_input
+from CMBDetectorLib.resampling import Maps, apply, as_stored, maps
+from CMBDetectorLib.shading import without_shading
 from CMBDetectorLib.volume import Volume
 
 Progress = Callable[[str, float, str], None]
@@ -23,7 +25,7 @@ SLICES_AT_ONCE = 4  # 14 probabilities for every voxel of a scan do not fit into
 
 
 def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
-    """Name the region of every voxel of a scan.
+    """Name the region of every voxel of a scan; of a strongly shaded one once more, without its shading.
 
     Parameters
     ----------
@@ -35,6 +37,20 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
         Called as ``progress("localize", fraction, message)``; may raise `errors.Cancelled`.
     """
     progress("localize", 0.0, "Finding the brain's regions")
+    seen, probability, left = _answer(model, swi)
+    even = without_shading(swi, Volume(probability[0] < 0.5, seen.ijk_to_ras))
+    if even is not swi:
+        progress("localize", 0.3, "Finding the brain's regions without the scan's shading")
+        seen, probability, left = _answer(model, even)
+    progress("localize", 0.5, "Drawing the regions")
+    probability = draw_edges(probability, seen.array[0])
+    progress("localize", 0.6, "Drawing the regions")
+    regions = _on_scan(without_islands(probability, voxel_ml=0.002), seen.ijk_to_ras, swi, progress)
+    return Segmentation(regions, brain_mask(regions, even), Volume(left, seen.ijk_to_ras, swi.source))
+
+
+def _answer(model: Model, swi: Volume) -> tuple[NetworkInput, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What the segmenter sees of a scan, the probabilities of its classes (14, R, A, S), and that of the left side."""
     seen = segmenter_input(swi)
     shape = seen.array.shape[1:]
     padding = [(0, 0), *((0, -n % multiple) for n, multiple in zip(shape, MULTIPLE, strict=True))]
@@ -42,13 +58,7 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
     with torch.inference_mode():
         logits = model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
         logits = logits[0, :, : shape[0], : shape[1], : shape[2]].float().cpu()
-        left = torch.sigmoid(logits[CLASSES]).numpy()
-        probability = torch.softmax(logits[:CLASSES], dim=0).numpy()
-    progress("localize", 0.5, "Drawing the regions")
-    probability = draw_edges(probability, seen.array[0])
-    progress("localize", 0.6, "Drawing the regions")
-    regions = _on_scan(without_islands(probability, voxel_ml=0.002), seen.ijk_to_ras, swi, progress)
-    return Segmentation(regions, brain_mask(regions, swi), Volume(left, seen.ijk_to_ras, swi.source))
+        return seen, torch.softmax(logits[:CLASSES], dim=0).numpy(), torch.sigmoid(logits[CLASSES]).numpy()
 
 
 def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> npt.NDArray[np.float32]:

@@ -7,8 +7,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import median_abs_deviation
 
-from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, apply, closed, crop, depth_mm, local_mean, maps, on_grid
+from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, closed, depth_mm, local_mean
 from CMBDetectorLib.regions import SUB_REGIONS, Region
+from CMBDetectorLib.resampling import apply, crop, maps, on_grid
 from CMBDetectorLib.volume import Volume
 
 LOBAR = [sub.label for sub in SUB_REGIONS if sub.region is Region.LOBAR]

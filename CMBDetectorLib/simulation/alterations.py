@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase_range import to_radians
-from CMBDetectorLib.preprocessing import as_stored, brain_share
+from CMBDetectorLib.preprocessing import brain_share
+from CMBDetectorLib.resampling import as_stored
 from CMBDetectorLib.simulation.case import SimulatedCase, truth_of, write_case
 from CMBDetectorLib.volume import Volume, read_volume
 

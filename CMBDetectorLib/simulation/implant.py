@@ -19,7 +19,7 @@ from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase import high_pass
 from CMBDetectorLib.phase_range import known_scale, to_radians
-from CMBDetectorLib.preprocessing import as_stored
+from CMBDetectorLib.resampling import as_stored
 from CMBDetectorLib.simulation.acquisition import mask_change
 from CMBDetectorLib.simulation.case import SimulatedCase, add_truth, appearance
 from CMBDetectorLib.simulation.protocols import PROTOCOLS

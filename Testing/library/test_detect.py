@@ -14,7 +14,8 @@ from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
 from CMBDetectorLib.phase import high_pass
 from CMBDetectorLib.phase_range import to_radians
-from CMBDetectorLib.preprocessing import NetworkInput, crop, detector_input
+from CMBDetectorLib.preprocessing import NetworkInput, detector_input
+from CMBDetectorLib.resampling import crop
 from CMBDetectorLib.volume import read_volume
 from Testing.small_scan import SAMPLE
 

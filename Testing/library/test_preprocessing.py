@@ -8,13 +8,12 @@ import pytest
 from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.preprocessing import (
     DETECTOR_SPACING_MM,
-    as_stored,
     brain_mask,
     detector_input,
-    on_grid,
     segmenter_channels,
     segmenter_input,
 )
+from CMBDetectorLib.resampling import as_stored, on_grid
 from CMBDetectorLib.volume import Volume
 
 BALL_RAS_MM = np.array([13.3, -8.7, 10.4])
