@@ -39,7 +39,7 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
     progress("localize", 0.0, "Finding the brain's regions")
     seen, probability, left = _answer(model, swi)
     even = without_shading(swi, Volume(probability[0] < 0.5, seen.ijk_to_ras))
-    if even is not swi:
+    if even is not swi:  # the detector's input is evened by itself, over the brain as drawn in the end
         progress("localize", 0.3, "Finding the brain's regions without the scan's shading")
         seen, probability, left = _answer(model, even)
     progress("localize", 0.5, "Drawing the regions")

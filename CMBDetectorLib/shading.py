@@ -7,18 +7,21 @@ from itertools import combinations_with_replacement
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
+from scipy.stats import median_abs_deviation
 
 from CMBDetectorLib.resampling import apply, as_stored, maps, on_grid
 from CMBDetectorLib.volume import Volume
 
 FIT_SPACING_MM = (4.0, 4.0, 4.0)  # shading is smooth
 LEAST_VOXELS = 500  # of brain, 32 ml: from fewer nothing is told
-STRONG = 1.8  # times as bright here as there in the brain; of the scans that were trained on none has more than 1.65
+NO_SIGNAL = 0.1  # of the median brightness; less is air or bone that a mask reached over
 SPREAD = 0.05  # of tissue's own brightness; voxels far off it, such as veins and fluid, weigh little
+STRONG = 2.0  # times as bright here as there, 2nd to 98th percentile of the fit; simulated coils hardly reach it
+EXPLAINED = 0.7  # shading leaves the brain at most this much of its spread; a large hemorrhage is no shading
 
 
 def without_shading(swi: Volume, brain: Volume) -> Volume:
-    """SWI divided by its shading, or as it is where that is weak.
+    """SWI divided by its shading, or the very same volume where that is weak or cannot be told.
 
     The shading is the exponential of a quadratic in R, A and S, fitted to the logarithm of brightness.
 
@@ -32,23 +35,28 @@ def without_shading(swi: Volume, brain: Volume) -> Volume:
     Returns
     -------
     Volume
-        On the grid of `swi`. Beyond the brain the shading goes on no further than it goes in it.
+        On the grid of `swi`. Beyond the brain the shading is never stronger than in it.
     """
     ordered, inside = swi.in_ras_order(), brain.in_ras_order()
     coarse = on_grid(ordered, FIT_SPACING_MM)
     to_coarse = maps(inside.ijk_to_ras, inside.array.shape, coarse.ijk_to_ras, coarse.array.shape)
-    fitted = (apply(to_coarse, inside.array) > 0.5) & (coarse.array > 0)
+    fitted = apply(to_coarse, inside.array) > 0.5
+    if fitted.any():
+        fitted &= coarse.array > NO_SIGNAL * max(float(np.median(coarse.array[fitted])), 0.0)
     if fitted.sum() < LEAST_VOXELS:
         return swi
     shading = log_shading(coarse.array, fitted)
-    if np.ptp(np.percentile(shading[fitted], [2, 98])) < np.log(STRONG):
+    seen, fit = np.log(coarse.array[fitted]), shading[fitted]
+    is_strong = np.ptp(np.percentile(fit, [2, 98])) >= np.log(STRONG)
+    if not is_strong or median_abs_deviation(seen - fit) > EXPLAINED * median_abs_deviation(seen):
         return swi
     to_scan = maps(coarse.ijk_to_ras, shading.shape, ordered.ijk_to_ras, ordered.array.shape)
-    return swi.with_array(as_stored(ordered.array / np.exp(apply(to_scan, shading)), swi).array)
+    factor = apply(to_scan, -shading)
+    return swi.with_array(as_stored(np.multiply(ordered.array, np.exp(factor, out=factor), out=factor), swi).array)
 
 
 def log_shading(array: npt.NDArray, fitted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Logarithm of the shading of an array, 0 in the middle of the voxels it is fitted to, and held beyond their range.
+    """Logarithm of the shading of an array: its median is 0 over the voxels that it is fitted to.
 
     >>> r = np.linspace(-1, 1, 12)[:, None, None] + np.zeros((12, 12, 12))
     >>> found = log_shading(np.exp(0.7 * r), np.ones(r.shape, bool))
@@ -56,10 +64,7 @@ def log_shading(array: npt.NDArray, fitted: npt.NDArray[np.bool_]) -> npt.NDArra
     True
     """
     first, last = np.array([[edge.min(), edge.max()] for edge in np.nonzero(fitted)]).T
-    axes = [
-        np.clip(2 * (np.arange(n) - a) / max(b - a, 1) - 1, -1, 1)
-        for n, a, b in zip(array.shape, first, last, strict=True)
-    ]
+    axes = [2 * (np.arange(n) - a) / max(b - a, 1) - 1 for n, a, b in zip(array.shape, first, last, strict=True)]
     places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     terms = [np.ones(array.shape)]
     for degree in (1, 2):
