@@ -7,6 +7,8 @@ from enum import Enum
 
 from CMBDetectorLib.regions import BY_LABEL, Region, Side
 
+UNSURE_MM = 3.0  # closer to another group region, the region of simulated lesions was right in 7 of 10, else in 99 %
+
 
 class PhaseEvidence(str, Enum):
     """Sign of the susceptibility that the phase around a candidate speaks for."""
@@ -31,16 +33,29 @@ class Location:
         Share of the neighborhood's tissue that votes for the group region, 0-1.
     boundary_mm : float
         Distance to the nearest voxel of another group region, mm; NaN when there is none near.
+    next_region : Region or None
+        Which one that is; None when there is none near, or nobody looked.
     """
 
     sub_region: int
     side: Side
     probability: float
     boundary_mm: float
+    next_region: Region | None = None
+
+    @property
+    def or_region(self) -> Region | None:
+        """The other group region that it may belong to as well: one closer than `UNSURE_MM`."""
+        return self.next_region if self.boundary_mm < UNSURE_MM else None
 
     @property
     def region(self) -> Region:
         return BY_LABEL[self.sub_region].region
+
+    @property
+    def region_in_words(self) -> str:
+        """Region, and at a border the other one: ``lobar``, ``lobar or deep``."""
+        return f"{self.region.value} or {self.or_region.value}" if self.or_region else self.region.value
 
     @property
     def sub_region_name(self) -> str:

@@ -77,13 +77,16 @@ def locate(center_ras_mm: npt.ArrayLike, diameter_mm: float, segmentation: Segme
     groups = np.bincount(_GROUP[1:], weights=votes[1:], minlength=len(_REGIONS))
     group = int(groups.argmax())
     sub_region = int(np.where(group == _GROUP, votes, 0).argmax())
-    other = distance_mm[tissue & (_GROUP[labels] != group)]
+    others = np.where(tissue & (_GROUP[labels] != group), distance_mm, np.inf)
+    nearest = int(others.argmin())
+    is_near = bool(np.isfinite(others[nearest]))
     return (
         Location(
             sub_region=sub_region,
             side=_side(center_ras_mm, sub_region, segmentation.left),
             probability=float(groups[group] / groups.sum()),
-            boundary_mm=float(other.min()) if other.size else float("nan"),
+            boundary_mm=float(others[nearest]) if is_near else float("nan"),
+            next_region=_REGIONS[_GROUP[labels[nearest]]] if is_near else None,
         ),
         exclusion,
     )

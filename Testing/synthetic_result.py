@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from CMBDetectorLib.candidate import Candidate, Location, PhaseEvidence
-from CMBDetectorLib.regions import Side
+from CMBDetectorLib.regions import Region, Side
 from CMBDetectorLib.request import Settings
 from CMBDetectorLib.result import InputFile, Provenance, Result, number
 from CMBDetectorLib.volume import Volume
@@ -15,6 +15,7 @@ from CMBDetectorLib.volume import Volume
 SHAPE = (96, 96, 24)
 SPACING_MM = (0.9, 0.9, 3.0)
 THRESHOLD = 0.4
+AT_BORDER = 3  # MARS label of the ball that lies at the border of deep and lobar
 
 # Place of each ball (index along i, j, k), diameter (mm), probability, MARS label and what excludes it.
 BALLS = (
@@ -53,13 +54,15 @@ def synthetic_result(*, tilt_deg: float = 0.0, phase: bool = True, balls: tuple 
         inside = np.linalg.norm((index - place) * SPACING_MM, axis=-1) <= diameter_mm / 2
         swi[inside], phase_rad[inside] = 0, 1.5
         center = tuple(swi_volume.ras_of(place).tolist())
+        side = Side.LEFT if center[0] < 0 else Side.RIGHT
+        border = (0.62, 1.4, Region.LOBAR) if label == AT_BORDER else (0.93, 4.25, Region.DEEP)
         found.append(
             Candidate(
                 center_ras_mm=center,
                 diameter_mm=diameter_mm,
                 volume_mm3=float(inside.sum() * np.prod(SPACING_MM)),
                 probability=probability,
-                location=None if exclusion else Location(label, Side.LEFT if center[0] < 0 else Side.RIGHT, 0.93, 4.25),
+                location=None if exclusion else Location(label, side, *border),
                 phase_evidence=PhaseEvidence.PARAMAGNETIC if phase else PhaseEvidence.NO_PHASE,
                 exclusion=exclusion,
             )

@@ -523,6 +523,9 @@ def _describe(finding):
     names = (place.region.value, place.sub_region_name, place.side.value) if place else ()
     parts = [
         ", ".join(map(translated, names)) or _("outside the brain"),
+        _("at the border to {region}").format(region=translated(place.or_region.value))
+        if place and place.or_region
+        else "",
         "" if finding.diameter_mm != finding.diameter_mm else f"{finding.diameter_mm:.1f} mm",
         translated(finding.phase_evidence.value),
         "" if finding.probability is None else _("probability {p:.2f}").format(p=finding.probability),

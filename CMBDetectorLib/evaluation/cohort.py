@@ -35,6 +35,7 @@ CONSPICUITIES = {
     "stands out by 6-10 SD": (6.0, 10.0), "stands out by 10 SD or more": (10.0, np.inf),
 }  # fmt: skip
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
+AT_BORDER, ELSEWHERE = "region, at a border", "region, elsewhere"
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 
 
@@ -169,7 +170,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
     strict = [case.matches(STRICT_MM) for case in done]
     before_anatomy = [case.matches(PRIMARY_MM, excluded=True) for case in done]
     groups: dict[tuple[int, str], list[bool]] = {}
-    placed: dict[str, list[bool]] = {"region": [], "sub_region": [], "side": []}
+    placed: dict[str, list[bool]] = {"region": [], AT_BORDER: [], ELSEWHERE: [], "sub_region": [], "side": []}
     for case, matched in zip(done, primary, strict=True):
         candidates = case.counted
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
@@ -179,7 +180,9 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
                 groups.setdefault(group, []).append(i in hits)
             location = candidates[hits[i]].location if i in hits else None
             if location is not None:
-                placed["region"].append(location.region.value == lesion["region"])
+                is_right = location.region.value == lesion["region"]
+                placed["region"].append(is_right)
+                placed[AT_BORDER if location.or_region else ELSEWHERE].append(is_right)
                 placed["sub_region"].append(location.sub_region == lesion["sub_region"])
                 if lesion["side"] != "midline":
                     placed["side"].append(location.side.value == lesion["side"])

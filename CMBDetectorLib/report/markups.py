@@ -69,7 +69,7 @@ def _point(candidate: Candidate) -> dict[str, Any]:
 def describe(found: Candidate | Finding) -> str:
     """Say place, size and phase in one line: ``R23A41S12: left frontal (lobar), 4.0 mm, phase paramagnetic``."""
     place = found.location
-    where = f"{place.side.value} {place.sub_region_name} ({place.region.value})" if place else "no region"
+    where = f"{place.side.value} {place.sub_region_name} ({place.region_in_words})" if place else "no region"
     name = found.id if isinstance(found, Candidate) else found.key
     parts = [f"{name}: {where}"] + ([] if math.isnan(found.diameter_mm) else [f"{found.diameter_mm:.1f} mm"])
     evidence = found.phase_evidence.value

@@ -196,7 +196,7 @@ def _words(draw: ImageDraw.ImageDraw, c: Candidate) -> None:
     if place := c.location:
         y = _write(draw, (MARGIN, y), f"{place.region.value}, {place.side.value}", 17, _color(c), TEXT - 20)
         y = _write(draw, (MARGIN, y), place.sub_region_name, 17, BRIGHT, TEXT - 20)
-        border = "" if np.isnan(place.boundary_mm) else f", next one {place.boundary_mm:.1f} mm away"
+        border = f", {place.next_region.value} {place.boundary_mm:.1f} mm away" if place.next_region else ""
         y = _write(draw, (MARGIN, y), f"region {place.probability:.0%}{border}", 14, DIM, TEXT - 10)
     else:
         y = _write(draw, (MARGIN, y), "no region: no brain tissue near", 17, PLAIN, TEXT - 20)

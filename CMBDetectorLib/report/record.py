@@ -11,7 +11,7 @@ from typing import Any
 from CMBDetectorLib import RESEARCH_USE
 from CMBDetectorLib.candidate import Candidate, Location, PhaseEvidence
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.regions import BY_LABEL, Side
+from CMBDetectorLib.regions import BY_LABEL, Region, Side
 from CMBDetectorLib.request import FLOOR, Settings
 from CMBDetectorLib.result import InputFile, Provenance, Record, pattern
 
@@ -106,6 +106,7 @@ def location_entry(location: Location | None) -> dict[str, Any] | None:
         "side": location.side.value,
         "probability": finite(location.probability),
         "boundary_mm": finite(location.boundary_mm),
+        "next_region": location.next_region.value if location.next_region else None,
     }
 
 
@@ -120,6 +121,7 @@ def location_of(entry: dict[str, Any] | None) -> Location | None:
         side=Side(entry["side"]),
         probability=number_of(entry["probability"]),
         boundary_mm=number_of(entry["boundary_mm"]),
+        next_region=Region(entry["next_region"]) if entry.get("next_region") else None,  # older results lack it
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from CMBDetectorLib import RESEARCH_USE
 from CMBDetectorLib.regions import BY_LABEL, Region
-from CMBDetectorLib.report.summary import NONE_FOUND, count_bin, region_lines, wrapped
+from CMBDetectorLib.report.summary import NONE_FOUND, count_bin, region_lines, unsure_lines, wrapped
 from CMBDetectorLib.result import pattern
 from CMBDetectorLib.review import Finding, Marker, Review, Source, Verdict
 
@@ -35,6 +35,7 @@ def review_lines(review: Review) -> list[str]:
         f"Microbleeds accepted: {len(accepted)} (bin {count_bin(len(accepted))})",
         *region_lines(accepted),
         f"Pattern: {pattern(accepted)}" + (" so far" if undecided else ""),
+        *unsure_lines({f.name: f.location for f in accepted}),
     ]
     if any(f.location and f.location.sub_region == CEREBELLUM for f in accepted):
         lines.append(f"The {BY_LABEL[CEREBELLUM].name} counts as {Region.INFRATENTORIAL.value} here.")

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from CMBDetectorLib.candidate import Candidate, Location, PhaseEvidence
 from CMBDetectorLib.errors import InputError, OutputError
-from CMBDetectorLib.regions import SUB_REGIONS, Side
+from CMBDetectorLib.regions import SUB_REGIONS, Region, Side
 from CMBDetectorLib.report.record import position_of
-from CMBDetectorLib.report.table import COLUMNS, short
+from CMBDetectorLib.report.table import COLUMNS, NEXT_REGION, short
 from CMBDetectorLib.review import Finding, Review, Source, Spot, Verdict
 
 Choice = TypeVar("Choice", bound=Enum)
@@ -142,7 +142,8 @@ def read_review(path: Path, *, to: Review | None = None) -> list[Finding]:
         raise InputError(f"{path} is not a table in UTF-8. Save it as 'CSV UTF-8'.") from None
     head = text.partition("\n")[0]
     table = csv.DictReader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ",")
-    if missing := [name for name in NAMES if name not in (table.fieldnames or [])]:
+    # Tables exported earlier lack one column.
+    if missing := [name for name in NAMES if name not in (*(table.fieldnames or []), NEXT_REGION)]:
         raise InputError(f"{path.name} is not an exported review: it has no column '{missing[0]}'.")
     findings = []
     for row in table:
@@ -177,7 +178,7 @@ def _finding(row: dict[str, str]) -> Finding:
     elif candidate is None:
         moved = Spot(
             position_ras_mm=_position(row),
-            location=_location(row, "sub_region", "side", "region_probability", "boundary_mm"),
+            location=_location(row, "sub_region", "side", "region_probability", "boundary_mm", NEXT_REGION),
             diameter_mm=_number(row, "diameter_mm"),
             volume_mm3=_number(row, "volume_mm3"),
             phase_evidence=_choice(row, "phase_evidence", PhaseEvidence),
@@ -202,7 +203,7 @@ def _candidate(row: dict[str, str], number: int) -> Candidate:
         diameter_mm=_number(row, "diameter_mm"),
         volume_mm3=_number(row, "volume_mm3"),
         probability=_number(row, "probability"),
-        location=_location(row, "sub_region", "side", "region_probability", "boundary_mm"),
+        location=_location(row, "sub_region", "side", "region_probability", "boundary_mm", NEXT_REGION),
         phase_evidence=_choice(row, "phase_evidence", PhaseEvidence),
         exclusion=row["exclusion_reason"],
         number=number,
@@ -216,7 +217,9 @@ def _position(row: dict[str, str], prefix: str = "") -> tuple[float, float, floa
         raise _WrongCellError(f"{prefix}r_mm, {prefix}a_mm and {prefix}s_mm are not three numbers.") from None
 
 
-def _location(row: dict[str, str], name: str, side: str, probability: str = "", boundary: str = "") -> Location | None:
+def _location(
+    row: dict[str, str], name: str, side: str, probability: str = "", boundary: str = "", other: str = ""
+) -> Location | None:
     if not row[name]:
         return None
     label = {sub.name: sub.label for sub in SUB_REGIONS}.get(row[name])
@@ -227,6 +230,7 @@ def _location(row: dict[str, str], name: str, side: str, probability: str = "", 
         side=_choice(row, side, Side),
         probability=_number(row, probability) if probability else math.nan,
         boundary_mm=_number(row, boundary) if boundary else math.nan,
+        next_region=_choice(row, other, Region) if row.get(other) else None,
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from CMBDetectorLib import RESEARCH_USE
+from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.result import Located, Result, pattern
 
@@ -52,6 +53,7 @@ def summary_lines(result: Result) -> list[str]:
         f"Candidates counted: {len(counted)} (bin {count_bin(len(counted))})",
     ]
     lines += [*region_lines(counted), f"Pattern: {pattern(counted)}"]
+    lines += unsure_lines({str(c.number): c.location for c in counted})
     if excluded := excluded_note(result):
         lines.append(f"Excluded by anatomy, not counted: {excluded}")
     lines += ["", NOT_REVIEWED if result.reported else NONE_FOUND]
@@ -82,6 +84,12 @@ def region_lines(counted: Sequence[Located]) -> list[str]:
     if unplaced := sum(c.location is None for c in counted):
         lines.append(f"  {'no region':<15}{unplaced:>3}")
     return lines
+
+
+def unsure_lines(places: Mapping[str, Location | None]) -> list[str]:
+    """Say which places, by name, lie at the border of two group regions; nothing where none does."""
+    unsure = [f"{name} ({place.region_in_words})" for name, place in places.items() if place and place.or_region]
+    return [f"At a border, so check the region: {', '.join(unsure)}"] if unsure else []
 
 
 def wrapped(lines: list[str]) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path, PurePath
 from CMBDetectorLib.candidate import Candidate, Location
 from CMBDetectorLib.result import Provenance, Result
 
+NEXT_REGION = "next_region"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -57,6 +59,8 @@ COLUMNS: tuple[Column, ...] = (
            _located(lambda place: f"{place.probability:.2f}")),
     Column("boundary_mm", "distance to the nearest other region, mm; empty when none is near",
            _located(lambda place: millimeters(place.boundary_mm))),
+    Column(NEXT_REGION, "which one that is; within 3 mm of it, region may be wrong",
+           _located(lambda place: place.next_region.value if place.next_region else "")),
     Column("phase_evidence", "paramagnetic (as a microbleed), diamagnetic (as calcium), uncertain, or no phase",
            lambda c, _: c.phase_evidence.value),
     Column("excluded", "yes when anatomy excludes it from the counts, else no",
@@ -92,7 +96,7 @@ def format_table(result: Result) -> str:
     rows = [("no.", "prob.", "region", "sub-region", "side", "mm", "phase", "place", "")]
     for c in result.reported:
         region, sub_region, side = (
-            (c.location.region.value, c.location.sub_region_name, c.location.side.value)
+            (c.location.region_in_words, c.location.sub_region_name, c.location.side.value)
             if c.location
             else ("outside", "", "")
         )

@@ -247,8 +247,16 @@ def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
     assert report["sensitivity"]["3-5 mm"] == {"found": 1, "of": 2}
     assert report["sensitivity"]["contrast 0.5-0.8"] == {"found": 1, "of": 2}
     assert report["location_right"]["region"] == {"right": 1, "of": 1}
+    assert report["location_right"]["region, elsewhere"] == {"right": 1, "of": 1}
+    assert report["location_right"]["region, at a border"] == {"right": 0, "of": 0}
     assert [row["false_positives"] for row in report["per_case"]] == [2, 3]
     assert report["intervals"]["sensitivity"] == [0.5, 0.5], "one case alone has lesions"
+
+
+def test_regions_right_are_also_counted_by_whether_another_one_is_near():
+    found = figures([evaluated([1, 3], [])], THRESHOLD)["location_right"]  # 3 lies at the border of deep and lobar
+    assert found["region, at a border"]["of"] == found["region, elsewhere"]["of"] == 1
+    assert found["region"]["of"] == 2
 
 
 def test_cases_without_any_lesion_still_give_a_report():

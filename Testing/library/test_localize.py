@@ -147,6 +147,19 @@ def test_near_a_boundary_the_vote_is_shared(known_head: Segmentation) -> None:
     assert at_border.region == Region.LOBAR
     assert 0.5 < at_border.probability < 0.95
     assert at_border.boundary_mm < 3
+    assert (at_border.or_region, at_border.region_in_words) == (Region.DEEP, "lobar or deep")
+    within = placed((0, DEEP_MM - 1.2, 0), known_head)
+    assert (within.or_region, within.region_in_words) == (Region.LOBAR, "deep or lobar")
+    above = placed((20, 10, -18), known_head)
+    assert (above.next_region, above.region_in_words) == (Region.INFRATENTORIAL, "lobar or infratentorial")
+
+
+def test_away_from_a_boundary_one_region_is_named_and_how_far_the_next_one_lies(known_head: Segmentation) -> None:
+    away = placed((20, 10, 5), known_head)
+    assert away.boundary_mm > 3
+    assert (away.next_region, away.or_region, away.region_in_words) == (Region.DEEP, None, "lobar")
+    alone = placed((0, 39, 5), known_head)
+    assert (alone.next_region, alone.or_region) == (None, None)
 
 
 def test_exclusion_takes_a_clear_distance_from_tissue(known_head: Segmentation) -> None:

@@ -288,6 +288,20 @@ def test_counts_fall_into_the_usual_bins(count: int, expected: str) -> None:
     assert count_bin(count) == expected
 
 
+def test_a_candidate_at_the_border_of_two_regions_is_named_with_both(result: Result, folder: Path) -> None:
+    assert "At a border, so check the region: 3 (deep or lobar)" in summary_lines(result)
+    assert [("deep or lobar" in line) for line in format_table(result).splitlines()[1:]] == [False, False, True, False]
+    assert [row["next_region"] for row in rows(folder)] == ["deep", "deep", "lobar", ""]
+    assert [row["region"] for row in rows(folder)] == ["lobar", "infratentorial", "deep", ""], "one word, for programs"
+    markups = json.loads((folder / "candidates.mrk.json").read_text())["markups"][0]["controlPoints"]
+    assert "(deep or lobar)" in markups[2]["description"] and "(lobar)" in markups[0]["description"]
+
+
+def test_the_summary_of_candidates_away_from_borders_speaks_of_none(result: Result) -> None:
+    away = replace(result, candidates=result.candidates[:2])
+    assert not [line for line in summary_lines(away) if "border" in line]
+
+
 def test_the_summary_counts_what_counts(result: Result) -> None:
     text = "\n".join(summary_lines(result))
     assert "Candidates counted: 3 (bin 2-4)" in text

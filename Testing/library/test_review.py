@@ -15,7 +15,7 @@ import pytest
 from CMBDetectorLib.candidate import Candidate, Location, PhaseEvidence
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.measure import apparent_size, measure_spot, with_midline
-from CMBDetectorLib.regions import Side
+from CMBDetectorLib.regions import Region, Side
 from CMBDetectorLib.report import COLUMNS, write_result
 from CMBDetectorLib.report.record import read_record
 from CMBDetectorLib.report.review_record import review_of, review_text
@@ -440,6 +440,46 @@ def test_a_table_restores_the_review_that_it_was_made_from(table: Path, worked_o
         assert again.candidate == finding.candidate, "what the detector said is not rounded by a table"
     fresh.undo()
     assert fresh.findings == Review("sub-017_swi", record).findings, "one step to undo"
+
+
+def test_a_table_from_before_the_next_region_was_told_restores_its_review(table: Path, worked_on: Review) -> None:
+    older = [{name: cell for name, cell in row.items() if name != "next_region"} for row in rows(table)]
+    with (table.parent / "older.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(older[0]))
+        writer.writeheader()
+        writer.writerows(older)
+    known, found = read_review(table), read_review(table.parent / "older.csv")
+    assert [(f.key, f.verdict, f.comment, f.position_ras_mm) for f in found] == [
+        (f.key, f.verdict, f.comment, f.position_ras_mm) for f in known
+    ]
+    assert [f.candidate.location.or_region for f in known if f.candidate and f.candidate.location] == [
+        None, None, Region.LOBAR,
+    ]  # fmt: skip
+    assert not any(f.candidate.location.or_region for f in found if f.candidate and f.candidate.location)
+
+
+def test_a_wrong_next_region_is_told_with_its_line(table: Path) -> None:
+    table.write_text(table.read_text(encoding="utf-8").replace(",1.4,lobar,", ",1.4,basal,"), encoding="utf-8")
+    with pytest.raises(InputError, match="next_region is 'basal'"):
+        read_review(table)
+
+
+def test_a_result_from_before_the_next_region_was_told_is_read(tmp_path: Path) -> None:
+    file = write_result(synthetic_result(), tmp_path / "out") / "candidates.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for entry in content["candidates"]:
+        (entry["location"] or {}).pop("next_region", None)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    places = [c.location for c in read_record(file).candidates if c.location]
+    assert len(places) == 4 and not any(place.or_region for place in places)
+
+
+def test_a_summary_names_the_accepted_at_a_border_of_two_regions(review: Review) -> None:
+    first, _, third = keys(review.visible())
+    review.decide(first, Verdict.ACCEPTED)
+    assert not [line for line in review_lines(review) if "border" in line]
+    review.decide(third, Verdict.ACCEPTED)
+    assert "At a border, so check the region: 3 (deep or lobar)" in review_lines(review)
 
 
 def test_restoring_what_is_there_changes_nothing(table: Path, worked_on: Review) -> None:

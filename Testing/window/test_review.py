@@ -220,6 +220,17 @@ def test_a_click_on_a_point_selects_its_row(panel: Any, case: Any) -> None:
     node.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent)
     assert panel.review.table.current == key
     assert panel.ui.findingLabel.text.startswith("<b>3</b>")
+    assert "at the border to lobar" in panel.ui.findingLabel.text
+
+
+def test_away_from_borders_the_panel_speaks_of_none(panel: Any, case: Any) -> None:
+    import slicer
+
+    node, index = case.point_of(panel.review.table.order[0])
+    node.GetDisplayNode().SetActiveControlPoint(index)
+    node.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent)
+    assert panel.ui.findingLabel.text.startswith("<b>1</b>")
+    assert "border" not in panel.ui.findingLabel.text
 
 
 def test_a_dragged_point_is_kept_beside_the_detectors_and_can_be_put_back(
