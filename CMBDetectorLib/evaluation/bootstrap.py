@@ -33,7 +33,8 @@ def draws(heads: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) ->
     of_head = [np.flatnonzero(np.asarray(heads) == head) for head in sorted(set(heads))]
     for _ in range(resamples):
         chosen = [of_head[n] for n in rng.integers(len(of_head), size=len(of_head))]
-        yield np.concatenate([cases[rng.integers(len(cases), size=len(cases))] for cases in chosen])
+        # One case leaves no choice; drawing it anyway took seconds for hundreds of patients.
+        yield np.concatenate([c if len(c) == 1 else c[rng.integers(len(c), size=len(c))] for c in chosen])
 
 
 def interval(
