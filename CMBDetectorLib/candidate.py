@@ -7,7 +7,7 @@ from enum import Enum
 
 from CMBDetectorLib.regions import BY_LABEL, Region, Side
 
-UNSURE_MM = 3.0  # closer to another group region, the region of simulated lesions was right in 7 of 10, else in 99 %
+UNSURE_MM = 3.0  # closer than this to another group region, the region is often wrong (docs/regions.md)
 
 
 class PhaseEvidence(str, Enum):
@@ -45,7 +45,7 @@ class Location:
 
     @property
     def or_region(self) -> Region | None:
-        """The other group region that it may belong to as well: one closer than `UNSURE_MM`."""
+        """The other group region that it may belong to as well: one whose tissue is closer than `UNSURE_MM`."""
         return self.next_region if self.boundary_mm < UNSURE_MM else None
 
     @property
@@ -115,6 +115,6 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Short label for pictures and markups: ``3 lobar 0.91``."""
+        """Short label for pictures and markups, with the likelier region: ``3 lobar 0.91``."""
         place = self.location.region.value if self.location else "outside"
         return f"{self.number} {place} {self.probability:.2f}"

@@ -197,7 +197,7 @@ class Finding:
 
     @property
     def label(self) -> str:
-        """Short label for markups: ``3 lobar 0.91``; ``R1 lobar`` for one that a reader added."""
+        """Short label for markups, with the likelier region: ``3 lobar 0.91``; ``R1 lobar`` if a reader added it."""
         place = self.location.region.value if self.location else "outside"
         return f"{self.name} {place}" + (f" {self.candidate.probability:.2f}" if self.candidate else "")
 

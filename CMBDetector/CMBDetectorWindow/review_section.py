@@ -16,7 +16,7 @@ from CMBDetectorLib.scene.case import cases
 from CMBDetectorWindow.keys import guarded
 from CMBDetectorWindow.table import ReviewTable
 from CMBDetectorWindow.views import Views
-from CMBDetectorWindow.words import translated
+from CMBDetectorWindow.words import regionOf, translated
 
 READER = "CMBDetector/reader"  # of the settings of this computer: a scene of somebody else brings no other name
 
@@ -520,12 +520,9 @@ class ReviewSection:
 def _describe(finding):
     """Say all that is known of a finding, in one paragraph."""
     place = finding.location
-    names = (place.region.value, place.sub_region_name, place.side.value) if place else ()
+    names = (regionOf(place), translated(place.sub_region_name), translated(place.side.value)) if place else ()
     parts = [
-        ", ".join(map(translated, names)) or _("outside the brain"),
-        _("at the border to {region}").format(region=translated(place.or_region.value))
-        if place and place.or_region
-        else "",
+        ", ".join(names) or _("outside the brain"),
         "" if finding.diameter_mm != finding.diameter_mm else f"{finding.diameter_mm:.1f} mm",
         translated(finding.phase_evidence.value),
         "" if finding.probability is None else _("probability {p:.2f}").format(p=finding.probability),

@@ -8,7 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from CMBDetectorLib.review import MARKER_COLORS, Source
-from CMBDetectorWindow.words import translated
+from CMBDetectorWindow.words import regionOf, translated
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ COLUMNS = (
            lambda f: translated(f.marker.value), lambda f: list(MARKER_COLORS).index(f.marker)),
     Column(_("Prob."), _("The detector's score, not the chance of disease"),
            lambda f: "" if f.probability is None else f"{f.probability:.2f}", lambda f: -(f.probability or 0)),
-    Column(_("Region"), _("Lobar, deep or infratentorial"),
-           lambda f: translated(f.location.region.value) if f.location else _("outside"),
+    Column(_("Region"), _("Lobar, deep or infratentorial; at a border both"),
+           lambda f: regionOf(f.location) if f.location else _("outside"),
            lambda f: f.location.region.value if f.location else "~"),
     Column(_("Sub-region"), _("Of the Microbleed Anatomical Rating Scale"),
            _sub_region, lambda f: f.location.sub_region if f.location else 99),

@@ -8,6 +8,14 @@ def translated(text):
     return _(text)
 
 
+def regionOf(place):
+    """The region of a place, and where it lies at the border of two, the other one."""
+    region = translated(place.region.value)
+    if not place.or_region:
+        return region
+    return _("{region} or {other}").format(region=region, other=translated(place.or_region.value))
+
+
 def collected():
     """All of them as literal texts, because the tool that collects what is to be translated reads no others."""
     return (

@@ -194,7 +194,7 @@ def _words(draw: ImageDraw.ImageDraw, c: Candidate) -> None:
     if c.is_excluded:
         y = _write(draw, (MARGIN, y), f"EXCLUDED: {c.exclusion}", 15, WARNING, TEXT - 20)
     if place := c.location:
-        y = _write(draw, (MARGIN, y), f"{place.region.value}, {place.side.value}", 17, _color(c), TEXT - 20)
+        y = _write(draw, (MARGIN, y), f"{place.region_in_words}, {place.side.value}", 17, _color(c), TEXT - 20)
         y = _write(draw, (MARGIN, y), place.sub_region_name, 17, BRIGHT, TEXT - 20)
         border = f", {place.next_region.value} {place.boundary_mm:.1f} mm away" if place.next_region else ""
         y = _write(draw, (MARGIN, y), f"region {place.probability:.0%}{border}", 14, DIM, TEXT - 10)

@@ -19,11 +19,13 @@ from CMBDetectorLib.candidate import Candidate, Location, PhaseEvidence
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.regions import SUB_REGIONS, Region, Side
 from CMBDetectorLib.report.record import position_of
-from CMBDetectorLib.report.table import COLUMNS, NEXT_REGION, short
+from CMBDetectorLib.report.table import COLUMNS, NEXT_REGION, millimeters, short
 from CMBDetectorLib.review import Finding, Review, Source, Spot, Verdict
 
 Choice = TypeVar("Choice", bound=Enum)
 
+MOVED_BOUNDARY, MOVED_NEXT_REGION = "moved_boundary_mm", "moved_next_region"
+OPTIONAL = {NEXT_REGION, MOVED_BOUNDARY, MOVED_NEXT_REGION}  # tables exported earlier lack them
 FORMULA = tuple("=+-@\t\r")  # a spreadsheet would compute a cell that begins so; an apostrophe makes it text
 
 
@@ -61,6 +63,9 @@ REVIEW_COLUMNS: tuple[ReviewColumn, ...] = (
     ReviewColumn("moved_s_mm", "as s_mm", _moved(2)),
     ReviewColumn("moved_sub_region", "sub_region there", _moved_place(lambda place: place.sub_region_name)),
     ReviewColumn("moved_side", "side there", _moved_place(lambda place: place.side.value)),
+    ReviewColumn(MOVED_BOUNDARY, "boundary_mm there", _moved_place(lambda place: millimeters(place.boundary_mm))),
+    ReviewColumn(MOVED_NEXT_REGION, "next_region there",
+                 _moved_place(lambda place: place.next_region.value if place.next_region else "")),
 )  # fmt: skip
 
 NAMES = (*(column.name for column in COLUMNS), *(column.name for column in REVIEW_COLUMNS))
@@ -142,8 +147,7 @@ def read_review(path: Path, *, to: Review | None = None) -> list[Finding]:
         raise InputError(f"{path} is not a table in UTF-8. Save it as 'CSV UTF-8'.") from None
     head = text.partition("\n")[0]
     table = csv.DictReader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ",")
-    # Tables exported earlier lack one column.
-    if missing := [name for name in NAMES if name not in (*(table.fieldnames or []), NEXT_REGION)]:
+    if missing := [name for name in NAMES if name not in OPTIONAL.union(table.fieldnames or [])]:
         raise InputError(f"{path.name} is not an exported review: it has no column '{missing[0]}'.")
     findings = []
     for row in table:
@@ -173,7 +177,7 @@ def _finding(row: dict[str, str]) -> Finding:
     if row["moved_r_mm"]:
         moved = Spot(
             position_ras_mm=_position(row, "moved_"),
-            location=_location(row, "moved_sub_region", "moved_side"),
+            location=_location(row, "moved_sub_region", "moved_side", "", MOVED_BOUNDARY, MOVED_NEXT_REGION),
         )
     elif candidate is None:
         moved = Spot(
@@ -218,7 +222,7 @@ def _position(row: dict[str, str], prefix: str = "") -> tuple[float, float, floa
 
 
 def _location(
-    row: dict[str, str], name: str, side: str, probability: str = "", boundary: str = "", other: str = ""
+    row: dict[str, str], name: str, side: str, probability: str, boundary: str, other: str
 ) -> Location | None:
     if not row[name]:
         return None
@@ -228,14 +232,14 @@ def _location(
     return Location(
         sub_region=label,
         side=_choice(row, side, Side),
-        probability=_number(row, probability) if probability else math.nan,
-        boundary_mm=_number(row, boundary) if boundary else math.nan,
+        probability=_number(row, probability),
+        boundary_mm=_number(row, boundary),
         next_region=_choice(row, other, Region) if row.get(other) else None,
     )
 
 
 def _number(row: dict[str, str], name: str) -> float:
-    return _cell(row, name, lambda text: float(text) if text else math.nan)
+    return _cell(row, name, lambda text: float(text) if text else math.nan) if name in row else math.nan
 
 
 def _cell(row: dict[str, str], name: str, read: Callable[[str], Any]) -> Any:

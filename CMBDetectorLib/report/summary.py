@@ -89,7 +89,7 @@ def region_lines(counted: Sequence[Located]) -> list[str]:
 def unsure_lines(places: Mapping[str, Location | None]) -> list[str]:
     """Say which places, by name, lie at the border of two group regions; nothing where none does."""
     unsure = [f"{name} ({place.region_in_words})" for name, place in places.items() if place and place.or_region]
-    return [f"At a border, so check the region: {', '.join(unsure)}"] if unsure else []
+    return [f"At a border, so check region and pattern: {', '.join(unsure)}"] if unsure else []
 
 
 def wrapped(lines: list[str]) -> list[str]:

@@ -59,7 +59,7 @@ COLUMNS: tuple[Column, ...] = (
            _located(lambda place: f"{place.probability:.2f}")),
     Column("boundary_mm", "distance to the nearest other region, mm; empty when none is near",
            _located(lambda place: millimeters(place.boundary_mm))),
-    Column(NEXT_REGION, "which one that is; within 3 mm of it, region may be wrong",
+    Column(NEXT_REGION, "which one that is; closer than 3 mm to it, region may be wrong",
            _located(lambda place: place.next_region.value if place.next_region else "")),
     Column("phase_evidence", "paramagnetic (as a microbleed), diamagnetic (as calcium), uncertain, or no phase",
            lambda c, _: c.phase_evidence.value),

@@ -136,6 +136,20 @@ def test_the_picture_tells_the_phase_sign_that_it_shows(monkeypatch: pytest.Monk
         assert any("paramagnetic tissue bright" in text for text in drawn)
 
 
+def test_the_picture_names_both_regions_of_a_candidate_at_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    write = overview_module._write
+
+    def note(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, *more: Any) -> int:
+        drawn.append(text)
+        return write(draw, corner, text, *more)
+
+    monkeypatch.setattr(overview_module, "_write", note)
+    overview_module.overview(synthetic_result())
+    assert [text for text in drawn if "deep or lobar" in text] == ["deep or lobar, left"]
+    assert "region 62%, lobar 1.4 mm away" in drawn
+
+
 def test_a_folder_with_other_files_is_never_replaced(result: Result, tmp_path: Path) -> None:
     out = write_result(result, tmp_path / "out")
     (out / "my notes.txt").write_text("do not lose me")
@@ -289,7 +303,7 @@ def test_counts_fall_into_the_usual_bins(count: int, expected: str) -> None:
 
 
 def test_a_candidate_at_the_border_of_two_regions_is_named_with_both(result: Result, folder: Path) -> None:
-    assert "At a border, so check the region: 3 (deep or lobar)" in summary_lines(result)
+    assert "At a border, so check region and pattern: 3 (deep or lobar)" in summary_lines(result)
     assert [("deep or lobar" in line) for line in format_table(result).splitlines()[1:]] == [False, False, True, False]
     assert [row["next_region"] for row in rows(folder)] == ["deep", "deep", "lobar", ""]
     assert [row["region"] for row in rows(folder)] == ["lobar", "infratentorial", "deep", ""], "one word, for programs"

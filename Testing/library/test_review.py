@@ -443,7 +443,8 @@ def test_a_table_restores_the_review_that_it_was_made_from(table: Path, worked_o
 
 
 def test_a_table_from_before_the_next_region_was_told_restores_its_review(table: Path, worked_on: Review) -> None:
-    older = [{name: cell for name, cell in row.items() if name != "next_region"} for row in rows(table)]
+    since = ("next_region", "moved_next_region", "moved_boundary_mm")
+    older = [{name: cell for name, cell in row.items() if name not in since} for row in rows(table)]
     with (table.parent / "older.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(older[0]))
         writer.writeheader()
@@ -456,6 +457,19 @@ def test_a_table_from_before_the_next_region_was_told_restores_its_review(table:
         None, None, Region.LOBAR,
     ]  # fmt: skip
     assert not any(f.candidate.location.or_region for f in found if f.candidate and f.candidate.location)
+
+
+def test_a_point_moved_to_a_border_is_at_that_border_after_a_table(
+    review: Review, record: Record, tmp_path: Path
+) -> None:
+    first = keys(review.visible())[0]
+    there = replace(CEREBELLAR, boundary_mm=1.5, next_region=Region.DEEP)
+    review.move(first, Spot(position_ras_mm=(1.25, -2.5, 3.75), location=there))
+    write_review(review, tmp_path / "review.csv")
+    fresh = Review("sub-017_swi", record)
+    fresh.restore(read_review(tmp_path / "review.csv", to=fresh))
+    place = fresh[first].location
+    assert place and (place.region_in_words, place.boundary_mm) == ("infratentorial or deep", 1.5)
 
 
 def test_a_wrong_next_region_is_told_with_its_line(table: Path) -> None:
@@ -479,7 +493,7 @@ def test_a_summary_names_the_accepted_at_a_border_of_two_regions(review: Review)
     review.decide(first, Verdict.ACCEPTED)
     assert not [line for line in review_lines(review) if "border" in line]
     review.decide(third, Verdict.ACCEPTED)
-    assert "At a border, so check the region: 3 (deep or lobar)" in review_lines(review)
+    assert "At a border, so check region and pattern: 3 (deep or lobar)" in review_lines(review)
 
 
 def test_restoring_what_is_there_changes_nothing(table: Path, worked_on: Review) -> None:

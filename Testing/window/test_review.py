@@ -220,17 +220,24 @@ def test_a_click_on_a_point_selects_its_row(panel: Any, case: Any) -> None:
     node.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent)
     assert panel.review.table.current == key
     assert panel.ui.findingLabel.text.startswith("<b>3</b>")
-    assert "at the border to lobar" in panel.ui.findingLabel.text
+    assert "deep or lobar, basal ganglia" in panel.ui.findingLabel.text
 
 
-def test_away_from_borders_the_panel_speaks_of_none(panel: Any, case: Any) -> None:
+def test_the_table_names_both_regions_at_a_border_and_a_filter_finds_it_by_either(panel: Any, case: Any) -> None:
+    assert [row[3] for row in shown(panel)] == ["lobar", "infratentorial", "deep or lobar"]
+    panel.ui.filterEdit.text = "lobar"
+    assert [row[0] for row in shown(panel)] == ["1", "3"]
+    panel.ui.filterEdit.text = ""
+
+
+def test_away_from_borders_the_panel_names_one_region(panel: Any, case: Any) -> None:
     import slicer
 
     node, index = case.point_of(panel.review.table.order[0])
     node.GetDisplayNode().SetActiveControlPoint(index)
     node.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent)
     assert panel.ui.findingLabel.text.startswith("<b>1</b>")
-    assert "border" not in panel.ui.findingLabel.text
+    assert "lobar, frontal" in panel.ui.findingLabel.text and " or " not in panel.ui.findingLabel.text
 
 
 def test_a_dragged_point_is_kept_beside_the_detectors_and_can_be_put_back(
