@@ -94,7 +94,7 @@ def locate(center_ras_mm: npt.ArrayLike, diameter_mm: float, segmentation: Segme
 
 def _side(center_ras_mm: npt.ArrayLike, sub_region: int, left: Volume) -> Side:
     """Left or right; midline where an unpaired structure lies within 2 mm of the middle."""
-    probability, distance_mm = _ball(center_ras_mm, NEIGHBORHOOD_MM, left)
+    probability, distance_mm = _ball(center_ras_mm, NEIGHBORHOOD_MM, left, beyond=0.5)
     close = probability[distance_mm <= MIDLINE_MM]
     if sub_region in MIDLINE_LABELS and (close > 0.5).any() and (close < 0.5).any():
         return Side.MIDLINE
@@ -102,15 +102,17 @@ def _side(center_ras_mm: npt.ArrayLike, sub_region: int, left: Volume) -> Side:
     return Side.LEFT if share >= 0.5 else Side.RIGHT
 
 
-def _ball(center_ras_mm: npt.ArrayLike, radius_mm: float, volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
-    """Nearest voxel values on a 1 mm lattice in a ball, and their distance from its center, mm; 0 beyond the image.
+def _ball(
+    center_ras_mm: npt.ArrayLike, radius_mm: float, volume: Volume, beyond: float = 0
+) -> tuple[npt.NDArray, npt.NDArray]:
+    """Nearest voxel values on a 1 mm lattice in a ball, `beyond` off the image, and their distance from its center, mm.
 
     The lattice lies along the axes of the volume, so that a scan gives the same answer however it is turned.
     """
     offsets, distance_mm = _lattice(radius_mm)
     ijk = np.rint(volume.ijk_of(center_ras_mm) + offsets / volume.spacing_mm).astype(int)
     valid = ((ijk >= 0) & (ijk < volume.array.shape)).all(axis=1)
-    values = np.zeros(len(ijk), volume.array.dtype)
+    values = np.full(len(ijk), beyond, volume.array.dtype)
     values[valid] = volume.array[tuple(ijk[valid].T)]
     return values, distance_mm
 

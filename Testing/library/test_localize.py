@@ -180,6 +180,16 @@ def test_a_group_with_many_small_votes_wins_over_one_large_sub_region() -> None:
     assert (found.region, found.sub_region, found.side) == (Region.DEEP, 3, Side.LEFT)
 
 
+@pytest.mark.parametrize(("label", "s_mm"), [(2, 0.0), (2, -1.5), (9, -1.5)])
+def test_what_lies_below_the_lowest_slice_is_on_neither_side(label: int, s_mm: float) -> None:
+    regions = Volume(np.full((20, 20, 20), label, np.uint8), np.eye(4))
+    left = regions.with_array(np.ones(regions.array.shape, np.float32))
+    found = placed((10, 10, s_mm), Segmentation(regions, regions, left))
+    assert found.side == Side.LEFT
+    right = placed((10, 10, s_mm), Segmentation(regions, regions, left.with_array(1 - left.array)))
+    assert right.side == Side.RIGHT
+
+
 def test_a_hole_that_a_lesion_makes_in_the_brain_is_filled_and_a_ventricle_is_not() -> None:
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[5:35, 5:35, 5:35] = 9
