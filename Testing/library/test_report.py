@@ -120,15 +120,21 @@ def test_a_cancelled_write_removes_the_folders_that_it_made_above(result: Result
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_picture_tells_the_phase_sign_that_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[str] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that a picture gets from now on."""
+    texts: list[str] = []
     write = overview_module._write
 
     def note(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, *more: Any) -> int:
-        drawn.append(text)
+        texts.append(text)
         return write(draw, corner, text, *more)
 
     monkeypatch.setattr(overview_module, "_write", note)
+    return texts
+
+
+def test_the_picture_tells_the_phase_sign_that_it_shows(drawn: list[str]) -> None:
     result = synthetic_result()
     for polarity in ("bright", "dark"):
         drawn.clear()
@@ -136,15 +142,7 @@ def test_the_picture_tells_the_phase_sign_that_it_shows(monkeypatch: pytest.Monk
         assert any("paramagnetic tissue bright" in text for text in drawn)
 
 
-def test_the_picture_names_both_regions_of_a_candidate_at_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[str] = []
-    write = overview_module._write
-
-    def note(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, *more: Any) -> int:
-        drawn.append(text)
-        return write(draw, corner, text, *more)
-
-    monkeypatch.setattr(overview_module, "_write", note)
+def test_the_picture_names_both_regions_of_a_candidate_at_a_border(drawn: list[str]) -> None:
     overview_module.overview(synthetic_result())
     assert [text for text in drawn if "deep or lobar" in text] == ["deep or lobar, left"]
     assert "region 62%, lobar 1.4 mm away" in drawn

@@ -99,6 +99,16 @@ def test_a_third_of_the_brain_that_is_dark_is_no_shading(brightness: float) -> N
     assert times((found.array / damaged.array)[healthy]) < 1.1
 
 
+@pytest.mark.parametrize("brightness", [1e-6, 0.05])
+def test_shading_is_taken_out_though_a_third_of_the_mask_holds_no_signal(brightness: float) -> None:
+    swi, brain = brain_of_noise()
+    ras, _ = places_mm()
+    scan = shaded(swi, from_side(5.0) * np.where(ras[..., 2] < -14, brightness, 1.0))
+    healthy = brain.array & (ras[..., 2] > -8)
+    assert times((scan.array / swi.array)[healthy]) > 2.5
+    assert times((without_shading(scan, brain).array / swi.array)[healthy]) < 1.1
+
+
 def test_beyond_the_brain_the_shading_goes_on_no_further_than_in_it() -> None:
     swi, brain = brain_of_noise()
     scan = shaded(swi, from_side(5.0))
