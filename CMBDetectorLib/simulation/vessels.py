@@ -205,17 +205,20 @@ def splat(
 ) -> torch.Tensor:
     """Volume fraction (0-1) of the voxels of a grid, by trilinear splatting of sample points."""
     # By numpy on the CPU: additions in a fixed order give the same bits every time, torch's scatter does not.
-    index = (points_mm - origin_mm) / spacing_mm
+    index = ((points_mm - origin_mm) / spacing_mm).T
     weight = volumes_mm3 / np.prod(spacing_mm)
     low = np.floor(index).astype(np.int64)
     part = index - low
+    # Of each axis, for the lower and the upper neighbor: its share, whether it lies in the grid, and how far on it is.
+    share = [(1 - x, x) for x in part]
+    inside = [((x >= 0) & (x < n), (x >= -1) & (x < n - 1)) for x, n in zip(low, shape, strict=True)]
+    stride = (shape[1] * shape[2], shape[2], 1)
+    first = sum(x * step for x, step in zip(low, stride, strict=True))
     places, shares = [], []
-    for corner in np.ndindex(2, 2, 2):
-        place = low + corner
-        share = np.where(corner, part, 1 - part).prod(axis=1) * weight
-        inside = ((place >= 0) & (place < shape)).all(axis=1)
-        places.append(np.ravel_multi_index(tuple(place[inside].T), shape))
-        shares.append(share[inside])
+    for i, j, k in np.ndindex(2, 2, 2):
+        kept = inside[0][i] & inside[1][j] & inside[2][k]
+        places.append((first + (i * stride[0] + j * stride[1] + k))[kept])
+        shares.append((share[0][i] * share[1][j] * share[2][k] * weight)[kept])
     fraction = np.bincount(np.concatenate(places), np.concatenate(shares), minlength=int(np.prod(shape)))
     return torch.from_numpy(fraction.astype(np.float32)).view(shape).clamp_(0, 1).to(device)
 
