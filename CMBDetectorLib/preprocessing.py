@@ -54,7 +54,7 @@ def segmenter_input(swi: Volume) -> NetworkInput:
     """SWI and coordinates at 1 x 1 x 2 mm, (4, R, A, S): all slices, little air beside the head."""
     seen = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
     channels = segmenter_channels(seen.array)
-    head = head_foreground(in_pairs(seen.array), HEAD_AND_SHADE)
+    head = head_foreground(_in_pairs(seen.array), HEAD_AND_SHADE)
     # All slices stay: shading can make the lowest ones as dark as air.
     r, a = (_with_air(np.flatnonzero(head.any(axis=others))) for others in ((1, 2), (0, 2)))
     matrix = seen.ijk_to_ras.copy()
@@ -77,7 +77,7 @@ def segmenter_channels(array: Array) -> Array:
         (4, R, A, S) float32: SWI as z-score over the head, glare cut off, clipped to [-3, 3], and the R, A, S
         coordinates relative to the head's centroid, in units of 100 mm.
     """
-    array_2mm = in_pairs(array)
+    array_2mm = _in_pairs(array)
     air = float(np.percentile(array_2mm, 1))
     above_air = array_2mm[head_foreground(array_2mm, HEAD_AND_SHADE)] - air
     tissue = float(np.median(above_air[above_air >= np.median(above_air) / 2]))  # bone left out
@@ -95,7 +95,7 @@ def segmenter_channels(array: Array) -> Array:
     return channels
 
 
-def in_pairs(array: Array) -> Array:
+def _in_pairs(array: Array) -> Array:
     """Array at 1 x 1 x 2 mm at 2 mm."""
     r, a, s = array.shape
     pairs = np.pad(array, ((0, r % 2), (0, a % 2), (0, 0)), mode="edge").reshape(-(-r // 2), 2, -(-a // 2), 2, s)

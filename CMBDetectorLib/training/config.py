@@ -152,16 +152,13 @@ class SegmenterTraining(Training):
     heads : Path or None
         Folder of ``NN_labels.nii.gz`` and ``NN_mars.nii.gz`` for domain-randomized images; None trains on rendered
         cases alone.
-    parcellation : bool
-        Train the level that names regions at 4 mm, on whole heads, and leave the others as they are; else the reverse.
     coordinates : bool
         Read the coordinate channels.
     patch : tuple of int
-        Voxels along R, A, S (1 x 1 x 2 mm) of a domain-randomized image, large enough for a head; multiples of (16, 16,
-        8).
+        Voxels along R, A, S (1 x 1 x 2 mm) of a domain-randomized image, large enough for a head.
     window : tuple of int
-        Voxels of the random part of an image that a step of the fine levels computes: coordinates tell the network
-        where it is. Multiples of (16, 16, 8).
+        Voxels of the random part of an image that a step computes: coordinates tell the network where it is. Multiples
+        of (16, 16, 8).
     rendered : float
         Share of samples that are rendered cases; the rest are domain-randomized.
     dice_weight, side_weight : float
@@ -169,7 +166,6 @@ class SegmenterTraining(Training):
     """
 
     heads: Path | None = None
-    parcellation: bool = False
     coordinates: bool = True
     batch: int = 2
     patch: tuple[int, int, int] = (192, 224, 80)
@@ -179,8 +175,7 @@ class SegmenterTraining(Training):
     side_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, size in (("window", self.window), ("patch", self.patch)):
-            if any(n % multiple for n, multiple in zip(size, segmenter.MULTIPLE, strict=True)):
-                raise InputError(f"The {name} is {size}; its sizes must be multiples of 16, 16 and 8.")
+        if any(n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):
+            raise InputError(f"The window is {self.window}; its sizes must be multiples of 16, 16 and 8.")
         if self.bfloat16 and self.window[0] < 48:  # one of the maps would be 2 voxels long
             raise InputError(f"The window is {self.window}; bfloat16 needs 48 or more along R.")

@@ -58,7 +58,7 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image for the segmenter and what is in it, all (R, A, S).
+    """One image for the segmenter and what is in it, all (R, A, S) at 1 x 1 x 2 mm.
 
     Attributes
     ----------
@@ -95,12 +95,10 @@ def with_sides(numbers: npt.NDArray[np.uint16], mars: npt.NDArray[np.uint8]) -> 
     return Head(((numbers * 14 + mars) * 2 + left).astype(np.uint16), center)
 
 
-def random_sample(
-    head: Head, shape: Sequence[int], rng: np.random.Generator, grid_mm: tuple[float, float, float] = GRID_MM
-) -> Sample:
+def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) -> Sample:
     """Make one image of a head, deformed, in random contrast, with the artifacts of a scan."""
     flipped = rng.random() < 0.5
-    where = random_coordinates(head.center, shape, flipped, rng, grid_mm)
+    where = random_coordinates(head.center, shape, flipped, rng)
     code = ndimage.map_coordinates(head.code, where, order=0)
     numbers, label = code // 28, (code // 2 % 14).astype(np.uint8)
     left = (code % 2 ^ int(flipped)).astype(np.uint8)
@@ -110,17 +108,13 @@ def random_sample(
     if rng.random() < 0.3:
         image *= _skull_stripped(numbers, label, rng)
     image = ndimage.gaussian_filter(np.maximum(image, 0), rng.uniform(0.3, 0.6))  # partial volume
-    return Sample(degrade(image, rng, grid_mm), label, left)
+    return Sample(degrade(image, rng), label, left)
 
 
 def random_coordinates(
-    center: npt.NDArray[np.float64],
-    shape: Sequence[int],
-    flipped: bool,
-    rng: np.random.Generator,
-    grid_mm: tuple[float, float, float] = GRID_MM,
+    center: npt.NDArray[np.float64], shape: Sequence[int], flipped: bool, rng: np.random.Generator
 ) -> Array:
-    """Voxels of a head (1 mm) for those of a new image: affine, elastic, off center, perhaps mirrored.
+    """Voxels of a head (1 mm) for those of a new image (`GRID_MM`): affine, elastic, off center, perhaps mirrored.
 
     Parameters
     ----------
@@ -138,23 +132,17 @@ def random_coordinates(
     shear = np.eye(3) + np.triu(rng.uniform(-0.08, 0.08, (3, 3)), 1)
     scale = np.diag(rng.uniform(0.92, 1.08, 3) * rng.uniform(0.9, 1.1) * ([-1, 1, 1] if flipped else [1, 1, 1]))
     axes = [
-        (np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(mm) for n, mm in zip(shape, grid_mm, strict=True)
+        (np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(mm) for n, mm in zip(shape, GRID_MM, strict=True)
     ]
-    mm = np.stack(np.meshgrid(*axes, indexing="ij")) + rng.uniform(0, 4) * smooth_noise(3, shape, rng, grid_mm)
+    mm = np.stack(np.meshgrid(*axes, indexing="ij")) + rng.uniform(0, 4) * smooth_noise(3, shape, rng)
     turned = np.tensordot((scale @ rotation @ shear).astype(np.float32), mm, 1)
     shift_mm = rng.uniform(-15, 15, 3)
     return (center + shift_mm).astype(np.float32)[:, None, None, None] + turned
 
 
-def smooth_noise(
-    fields: int,
-    shape: Sequence[int],
-    rng: np.random.Generator,
-    grid_mm: tuple[float, float, float] = GRID_MM,
-    over_mm: float = 32.0,
-) -> Array:
-    """Random fields of standard deviation about 1 that change over some distance, (fields, *shape)."""
-    sizes = [int(n * mm / over_mm) + 2 for n, mm in zip(shape, grid_mm, strict=True)]
+def smooth_noise(fields: int, shape: Sequence[int], rng: np.random.Generator) -> Array:
+    """Random fields of standard deviation about 1 that change over some 32 mm, (fields, *shape) at `GRID_MM`."""
+    sizes = [int(n * mm / 32) + 2 for n, mm in zip(shape, GRID_MM, strict=True)]
     coarse = torch.from_numpy(rng.standard_normal((1, fields, *sizes), np.float32))
     noise: Array = functional.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)[0].numpy()
     return noise
@@ -194,7 +182,7 @@ def _skull_stripped(
     return ndimage.binary_fill_holes(ndimage.binary_dilation(label > 0, iterations=int(rng.integers(1, 4))))
 
 
-def degrade(image: Array, rng: np.random.Generator, grid_mm: tuple[float, float, float] = GRID_MM) -> Array:
+def degrade(image: Array, rng: np.random.Generator) -> Array:
     """Dark spots and veins, coil shading, thick slices and noise."""
     scale = max(float(np.percentile(image, 99)), 1e-6)
     spots = np.zeros(image.shape, np.float32)
@@ -203,9 +191,9 @@ def degrade(image: Array, rng: np.random.Generator, grid_mm: tuple[float, float,
     spots[tuple(places.T)] = rng.uniform(0.2, 1.0, len(places))
     spots = ndimage.gaussian_filter(spots, sigma) * np.prod(sigma * np.sqrt(2 * np.pi))
     image = image * (1 - np.clip(spots, 0, 1))
-    image = image * np.exp(rng.uniform(0, 0.35) * smooth_noise(1, image.shape, rng, grid_mm)[0])
+    image = image * np.exp(rng.uniform(0, 0.35) * smooth_noise(1, image.shape, rng)[0])
     slice_axis = 2 if rng.random() < 0.8 else int(rng.integers(3))
     thickness_mm = rng.uniform(1, 5)
-    image = ndimage.gaussian_filter1d(image, thickness_mm / grid_mm[slice_axis] / 2.355, axis=slice_axis)
+    image = ndimage.gaussian_filter1d(image, thickness_mm / GRID_MM[slice_axis] / 2.355, axis=slice_axis)
     noise = rng.uniform(0, 0.06) * scale * rng.standard_normal(image.shape, np.float32)
     return np.abs(image + noise).astype(np.float32)  # magnitudes are never negative

@@ -8,10 +8,7 @@ from torch.nn import functional
 
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
 from CMBDetectorLib.networks.segmenter import CLASSES
-from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE
-
-_REGIONS = list(Region)
 
 
 def objectness_loss(logits: Tensor, label: Tensor, hardest: int) -> Tensor:
@@ -110,34 +107,6 @@ def region_loss(logits: Tensor, label: Tensor, dice_weight: float = 1.0) -> Tens
     size = share.sum(space) + truth.sum(space)
     occurs = truth.sum(space) > 0
     return entropy + dice_weight * (1 - (2 * overlap / size.clamp(min=1.0))[occurs].mean())
-
-
-def parcellation_losses(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Losses of naming regions where tissue is: cross-entropy and soft Dice, of MARS regions and of group regions.
-
-    Parameters
-    ----------
-    logits : Tensor, shape (B, 13, R, A, S)
-    label : Tensor, shape (B, R, A, S)
-        MARS label; 0 is not brain tissue and does not count.
-    """
-    tissue = label > 0
-    log_share = functional.log_softmax(logits.movedim(1, -1)[tissue], dim=1)
-    truth = label[tissue] - 1
-    group_of = torch.tensor([_REGIONS.index(sub.region) for sub in SUB_REGIONS], device=label.device)
-    log_group = torch.stack([log_share[:, group_of == n].logsumexp(dim=1) for n in range(len(_REGIONS))], dim=1)
-    return {
-        "region": functional.nll_loss(log_share, truth) + 0.5 * _soft_dice_loss(log_share, truth),
-        "group": 2 * functional.nll_loss(log_group, group_of[truth])
-        + 0.5 * _soft_dice_loss(log_group, group_of[truth]),
-    }
-
-
-def _soft_dice_loss(log_share: Tensor, truth: Tensor) -> Tensor:
-    """One minus soft Dice over the classes that occur; (N, classes) and (N,)."""
-    share, true = log_share.exp(), functional.one_hot(truth, log_share.shape[1]).to(log_share.dtype)
-    size = share.sum(dim=0) + true.sum(dim=0)
-    return 1 - (2 * (share * true).sum(dim=0) / size.clamp(min=1.0))[true.sum(dim=0) > 0].mean()
 
 
 def side_loss(logit: Tensor, left: Tensor, label: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
-from torch.nn import functional
 
 from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
@@ -18,13 +18,30 @@ from CMBDetectorLib.training.config import Progress, SegmenterTraining
 from CMBDetectorLib.training.data import case_folders, is_fresh
 from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Array, Head, load_heads, random_sample, smooth_noise
 from CMBDetectorLib.training.loop import fit
-from CMBDetectorLib.training.losses import parcellation_losses, region_loss, side_loss
-from CMBDetectorLib.training.whole_heads import MEAN, RenderedScan, whole_head_batch
+from CMBDetectorLib.training.losses import region_loss, side_loss
 from CMBDetectorLib.volume import read_volume
+
+MEAN = 3.0  # of a head's brightness, in its standard deviations, about: where air is in a z-score
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedScan:
+    """A simulated scan as the segmenter reads it, mapped from the cache.
+
+    Attributes
+    ----------
+    channels : ndarray
+        (4, R, A, S) float16 (`CMBDetectorLib.preprocessing.segmenter_channels`).
+    label : ndarray
+        (R, A, S) uint8, MARS.
+    """
+
+    channels: npt.NDArray[np.float16]
+    label: npt.NDArray[np.uint8]
 
 
 class SegmenterObjective(nn.Module):
-    """The segmenter, answering a batch with the weighted losses of its fine levels."""
+    """The segmenter, answering a batch with its weighted losses."""
 
     def __init__(self, config: SegmenterTraining) -> None:
         super().__init__()
@@ -33,7 +50,7 @@ class SegmenterObjective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Regions by cross-entropy and soft Dice, the side by binary cross-entropy in tissue whose side is known."""
-        logits = self.network.forward_edges(batch["image"].contiguous(memory_format=torch.channels_last_3d)).float()
+        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last_3d)).float()
         label, left = batch["label"].long(), batch["left"]
         tissue = label * (left != UNKNOWN_SIDE)
         return {
@@ -42,37 +59,15 @@ class SegmenterObjective(nn.Module):
         }
 
 
-class ParcellationObjective(nn.Module):
-    """The segmenter, answering whole heads at 2 mm with the weighted losses of its parcellation; the rest is idle."""
-
-    def __init__(self, config: SegmenterTraining) -> None:
-        super().__init__()
-        self.network = Segmenter(config.coordinates)
-        self.config = config
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Regions where tissue is, and the side where it is known."""
-        image = batch["image"][:, : self.network.channels].contiguous(memory_format=torch.channels_last_3d)
-        places = self.network.parcellation(image).float()
-        logits = functional.interpolate(places, scale_factor=2, mode="trilinear")
-        label, left = batch["label"].long(), batch["left"]
-        losses = parcellation_losses(logits[:, : CLASSES - 1], label)
-        tissue = label * (left != UNKNOWN_SIDE)
-        losses["side"] = self.config.side_weight * side_loss(logits[:, CLASSES - 1], left == 1, tissue)
-        return losses
-
-
 def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
     """Train, or go on training, and return the checkpoint (`export.export_model` makes a model of it)."""
     heads = load_heads(config.heads, config.split) if config.heads is not None else []
     rendered = load_rendered(config, progress) if config.rendered > 0 or not heads else []
     torch.manual_seed(config.seed)
-    objective, make = (
-        (ParcellationObjective(config), whole_head_batch)
-        if config.parcellation
-        else (SegmenterObjective(config), segmenter_batch)
+    objective = SegmenterObjective(config)
+    return fit(
+        objective, lambda step: segmenter_batch(rendered, heads, config, step), config, progress, cases=len(rendered)
     )
-    return fit(objective, lambda step: make(rendered, heads, config, step), config, progress, cases=len(rendered))
 
 
 def load_rendered(config: SegmenterTraining, progress: Progress) -> list[RenderedScan]:

@@ -131,35 +131,6 @@ def test_the_segmenter_answers_for_every_voxel() -> None:
     assert 0 <= int(label.min()) <= int(label.max()) <= 13
 
 
-def test_the_parcellation_shares_out_what_the_fine_levels_call_tissue_and_changes_no_edge() -> None:
-    torch.manual_seed(0)
-    network, x = Segmenter().eval(), torch.randn(1, 4, 16, 32, 16)
-    with torch.no_grad():
-        found, edges = (torch.softmax(logits[:, :14], dim=1) for logits in (network(x), network.forward_edges(x)))
-        places = network.parcellation(network.in_pairs(x))
-    assert torch.allclose(found[:, 0], edges[:, 0], atol=1e-6)
-    assert places.shape == (1, 14, 4, 8, 8)
-    # Halfway between the four nearest in plane lies the corner of the image: there nothing is interpolated.
-    expected = (1 - edges[0, 0, 0, 0, 0]) * torch.softmax(places[0, :13, 0, 0, 0], dim=0)
-    assert torch.allclose(found[0, 1:, 0, 0, 0], expected, atol=1e-6)
-
-
-class WhereOnR(nn.Module):
-    """Stands in for a parcellation: answers with the R coordinate of its 4 mm voxels."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.avg_pool3d(x[:, 1:2], 2).expand(-1, 14, -1, -1, -1)
-
-
-def test_what_the_parcellation_says_of_a_place_arrives_at_that_place() -> None:
-    network, x = Segmenter().eval(), torch.zeros(1, 4, 32, 16, 16)
-    x[:, 1] = torch.arange(32.0)[:, None, None]
-    network.parcellation = WhereOnR()  # type: ignore[assignment]
-    with torch.no_grad():
-        side = network(x)[0, 14]
-    assert torch.allclose(side[2:-2], x[0, 1, 2:-2], atol=1e-5)
-
-
 @pytest.mark.parametrize("coordinates", [True, False])
 def test_the_switch_decides_whether_coordinates_are_read(coordinates: bool) -> None:
     torch.manual_seed(0)

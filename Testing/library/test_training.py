@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from CMBDetectorLib.errors import Cancelled, InputError
@@ -24,17 +23,10 @@ from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import Scan
 from CMBDetectorLib.training.loop import fit, learning_rate
-from CMBDetectorLib.training.losses import (
-    hard_samples,
-    objectness_loss,
-    parcellation_losses,
-    region_loss,
-    side_loss,
-)
-from CMBDetectorLib.training.segmenter import ParcellationObjective, segmenter_batch, train_segmenter, vary_window
+from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
+from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
 from CMBDetectorLib.training.split import PARTS, heads_of
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE, Lesions, assign
-from CMBDetectorLib.training.whole_heads import RenderedScan, deformed, whole_head_batch
 from CMBDetectorLib.volume import Volume, write_volume
 
 SMALL = (32, 32, 16)
@@ -382,23 +374,6 @@ def test_region_loss_vanishes_for_the_truth_only() -> None:
     assert region_loss(sure.roll(1, dims=1), label).item() > 10
 
 
-def test_parcellation_losses_vanish_for_the_truth_and_ask_nothing_of_other_places() -> None:
-    label = torch.randint(1, 14, (1, 4, 4, 4))
-    sure = 30.0 * torch.nn.functional.one_hot(label - 1, 13).movedim(-1, 1)
-    assert all(loss.item() < 1e-4 for loss in parcellation_losses(sure, label).values())
-    assert all(loss.item() > 1 for loss in parcellation_losses(sure.roll(4, dims=1), label).values())
-    label[0, 0], sure[0, :, 0] = 0, torch.randn(13, 4, 4)
-    assert all(loss.item() < 1e-4 for loss in parcellation_losses(sure, label).values())
-
-
-def test_the_wrong_region_of_the_right_group_costs_its_region_only() -> None:
-    label = torch.full((1, 2, 2, 2), 9)
-    frontal_for_parietal = 30.0 * torch.nn.functional.one_hot(label, 13).movedim(-1, 1)
-    losses = parcellation_losses(frontal_for_parietal, label)
-    assert losses["region"].item() == pytest.approx(30 + 0.5, rel=1e-3)
-    assert losses["group"].item() < 1e-4
-
-
 def test_the_side_counts_inside_the_brain_only() -> None:
     logit = torch.tensor([20.0, -20.0]).reshape(1, 2, 1, 1)
     left = torch.ones(1, 2, 1, 1)
@@ -535,68 +510,6 @@ def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> No
     assert not batch["image"][:, :, -1].any()
     again: dict[str, Tensor] = segmenter_batch([], [toy_head()], config, 1)
     assert all(torch.equal(batch[name], again[name]) for name in batch)
-
-
-def toy_scan() -> RenderedScan:
-    """A bright head with a brighter box of region 4 toward lower R; the coordinates' middle lies in it."""
-    head, label = np.zeros((96, 96, 48), bool), np.zeros((96, 96, 48), np.uint8)
-    head[12:84, 12:84, 6:42] = True
-    label[24:44, 40:60, 18:30] = 4
-    axes = [
-        (np.arange(n) * mm - middle) / 100 for n, mm, middle in zip(label.shape, (1, 1, 2), (48, 48, 48), strict=True)
-    ]
-    places = np.broadcast_arrays(*np.meshgrid(*axes, indexing="ij"))
-    bright = np.where(label == 4, 1.0, np.where(head, 0.0, -2.5))
-    return RenderedScan(np.stack([bright, *places]).astype(np.float16), label)
-
-
-def test_a_deformed_scan_keeps_its_labels_under_its_tissue_and_is_mirrored_in_half_of_the_cases() -> None:
-    mirrored = []
-    for seed in range(12):
-        sample = deformed(toy_scan(), (56, 56, 56), np.random.default_rng(seed))
-        inside = sample.label == 4
-        assert inside.sum() > 300
-        core = sample.image[ndimage.binary_erosion(inside)]
-        assert np.percentile(core, 10) > np.percentile(sample.image[~ndimage.binary_dilation(inside)], 90)
-        mirrored.append(np.nonzero(inside)[0].mean() > np.nonzero(sample.image > 0.4)[0].mean())
-    assert 2 <= sum(mirrored) <= 10
-
-
-def test_a_batch_of_whole_heads_is_the_same_again_and_measures_places_from_the_middle_of_the_head(
-    tmp_path: Path,
-) -> None:
-    config = SegmenterTraining(
-        out=tmp_path, cases=tmp_path, cache=tmp_path, parcellation=True, patch=(112, 112, 64), rendered=0.5, batch=4
-    )
-    batch = whole_head_batch([toy_scan()], [toy_head()], config, 3)
-    again = whole_head_batch([toy_scan()], [toy_head()], config, 3)
-    assert all(torch.equal(batch[name], again[name]) for name in batch)
-    assert batch["image"].shape == (4, 4, 56, 56, 64)
-    assert batch["label"].shape == batch["left"].shape == (4, 56, 56, 64)
-    steps_mm = 100 * batch["image"][:, 1:, 1:3, 1:3, 1:3].diff(dim=2).mean(dim=(2, 3, 4))
-    assert torch.allclose(steps_mm[:, 0], torch.full((4,), 2.0), atol=1e-3)
-    for image, label in zip(batch["image"], batch["label"], strict=True):
-        here = torch.nonzero(image[0] > 0).float().mean(dim=0).round().int()
-        assert image[1:, here[0], here[1], here[2]].abs().max() < 0.12, "the middle of what is bright is near zero"
-        assert (label > 0).sum() > 100
-
-
-def test_the_parcellation_learns_and_leaves_the_fine_levels_as_they_are(tmp_path: Path) -> None:
-    config = SegmenterTraining(
-        out=tmp_path / "run", cases=tmp_path, cache=tmp_path, parcellation=True, patch=(96, 96, 48), batch=1,
-        heads=None, steps=12, learning_rate=1e-2, bfloat16=False,
-    )  # fmt: skip
-    batch = whole_head_batch([toy_scan()], [], config, 0)
-    torch.manual_seed(0)
-    objective = ParcellationObjective(config)
-    before = {name: tensor.clone() for name, tensor in objective.network.state_dict().items()}
-    fit(objective, lambda step: batch, config, silent)
-    with (tmp_path / "run" / "log.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert float(rows[-1]["region"]) < 0.5 * float(rows[0]["region"])
-    changed = {name for name, tensor in objective.network.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed
-    assert all(name.startswith("parcellation.") for name in changed)
 
 
 def test_the_segmenter_trains_on_rendered_scans_and_logs_both_losses(tmp_path: Path) -> None:
