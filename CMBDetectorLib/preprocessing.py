@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 import torch
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -53,8 +54,9 @@ class NetworkInput:
 def segmenter_input(swi: Volume) -> NetworkInput:
     """SWI and coordinates at 1 x 1 x 2 mm, (4, R, A, S): all slices, little air beside the head."""
     seen = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
-    channels = segmenter_channels(seen.array)
-    head = head_foreground(_in_pairs(seen.array), HEAD_AND_SHADE)
+    array_2mm = _in_pairs(seen.array)
+    head = head_foreground(array_2mm, HEAD_AND_SHADE)
+    channels = _channels(seen.array, array_2mm, head)
     # All slices stay: shading can make the lowest ones as dark as air.
     r, a = (_with_air(np.flatnonzero(head.any(axis=others))) for others in ((1, 2), (0, 2)))
     matrix = seen.ijk_to_ras.copy()
@@ -78,8 +80,13 @@ def segmenter_channels(array: Array) -> Array:
         coordinates relative to the head's centroid, in units of 100 mm.
     """
     array_2mm = _in_pairs(array)
+    return _channels(array, array_2mm, head_foreground(array_2mm, HEAD_AND_SHADE))
+
+
+def _channels(array: Array, array_2mm: Array, with_shade: npt.NDArray[np.bool_]) -> Array:
+    """Channels of an array, of which the mean of two by two voxels and the head, shaded parts too, are known."""
     air = float(np.percentile(array_2mm, 1))
-    above_air = array_2mm[head_foreground(array_2mm, HEAD_AND_SHADE)] - air
+    above_air = array_2mm[with_shade] - air
     tissue = float(np.median(above_air[above_air >= np.median(above_air) / 2]))  # bone left out
     most = air + GLARE * max(tissue, 0.0)
     array, array_2mm = np.minimum(array, most), np.minimum(array_2mm, most)
@@ -144,7 +151,7 @@ def brain_mask(mars: Volume, swi: Volume) -> Volume:
         return mars.with_array(np.zeros(mars.array.shape, bool))
     box = brain_box(coarse.with_array(tissue))
     searched = np.zeros_like(tissue)
-    searched[box] = ndimage.distance_transform_edt(~closed(tissue[box], GAP_MM)) <= 1
+    searched[box] = ndimage.binary_dilation(closed(tissue[box], GAP_MM))
     seen = swi.in_ras_order()
     bone = _bone(on_grid(seen, COARSE_SPACING_MM).array, tissue, searched)
     to_scan = maps(coarse.ijk_to_ras, searched.shape, ordered.ijk_to_ras, ordered.array.shape)
@@ -156,10 +163,20 @@ def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.b
     """Tissue at 2 mm with its gaps up to `gap_mm` and its holes; Euclidean, so round corners stay round."""
     reach = gap_mm / 2 / COARSE_SPACING_MM[0]
     margin = int(np.ceil(2 * reach))
-    near = ndimage.distance_transform_edt(~np.pad(tissue_2mm, margin)) <= reach
-    filled = ndimage.binary_fill_holes(ndimage.distance_transform_edt(near) > reach)
+    near = _within(np.pad(tissue_2mm, margin), reach)
+    filled = ndimage.binary_fill_holes(~_within(~near, reach))
     whole: npt.NDArray[np.bool_] = filled[margin:-margin, margin:-margin, margin:-margin]
     return whole
+
+
+def _within(mask: npt.NDArray[np.bool_], reach: float) -> npt.NDArray[np.bool_]:
+    """Voxels at most some voxels from a mask. SimpleITK's distances use every core."""
+    if not mask.any():
+        return mask
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    squared = sitk.SignedMaurerDistanceMap(image, squaredDistance=True, useImageSpacing=False)
+    near: npt.NDArray[np.bool_] = sitk.GetArrayViewFromImage(squared) <= reach**2
+    return near
 
 
 def brain_share(tissue: Volume, margin_mm: float = 0.0) -> Array:
@@ -195,11 +212,16 @@ def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool
     Pockets of it at the brain's surface would look like lesions, labeled or not: the segmenter fills them. A black
     lesion within does not reach outside; one at the surface that holds exactly 0 would, and is given up.
     """
-    parts, count = ndimage.label(_without_signal(swi))
+    cut_off = np.zeros(searched.shape, bool)
+    boxes = ndimage.find_objects(searched.astype(np.uint8))
+    if not boxes or boxes[0] is None:
+        return cut_off
+    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in boxes[0])  # what reaches out of it is seen here
+    parts, count = ndimage.label(_without_signal(swi[box]))
     outside = np.zeros(count + 1, bool)
-    outside[parts[~searched]] = True
+    outside[parts[~searched[box]]] = True
     outside[0] = False
-    cut_off: npt.NDArray[np.bool_] = outside[parts]
+    cut_off[box] = outside[parts]
     return cut_off
 
 

@@ -21,6 +21,7 @@ from CMBDetectorLib.volume import Volume
 Progress = Callable[[str, float, str], None]
 
 ISLAND_ML = 0.3  # smaller detached pieces of a region are mistakes of the network
+LEAST_SHARE = 1 / CLASSES  # of the most probable class
 SLICES_AT_ONCE = 4  # 14 probabilities for every voxel of a scan do not fit into memory, of a few slices into the cache
 
 
@@ -43,9 +44,10 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
         progress("localize", 0.3, "Finding the brain's regions without the scan's shading")
         seen, probability, left = _answer(model, even)
     progress("localize", 0.5, "Drawing the regions")
-    probability = draw_edges(probability, seen.array[0])
+    box, ijk_to_ras = _around_tissue(probability[0], seen.ijk_to_ras)
+    probability = draw_edges(probability[:, box[0], box[1], box[2]], seen.array[0][box])
     progress("localize", 0.6, "Drawing the regions")
-    regions = _on_scan(without_islands(probability, voxel_ml=0.002), seen.ijk_to_ras, swi, progress)
+    regions = _on_scan(without_islands(probability, voxel_ml=0.002), ijk_to_ras, swi, progress)
     return Segmentation(regions, brain_mask(regions, even), Volume(left, seen.ijk_to_ras, swi.source))
 
 
@@ -59,6 +61,20 @@ def _answer(model: Model, swi: Volume) -> tuple[NetworkInput, npt.NDArray[np.flo
         logits = model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
         logits = logits[0, :, : shape[0], : shape[1], : shape[2]].float().cpu()
         return seen, torch.softmax(logits[:CLASSES], dim=0).numpy(), torch.sigmoid(logits[CLASSES]).numpy()
+
+
+def _around_tissue(
+    none: npt.NDArray[np.float32], ijk_to_ras: npt.NDArray[np.float64]
+) -> tuple[tuple[slice, slice, slice], npt.NDArray[np.float64]]:
+    """Box of all places that may be tissue and one voxel around it, and its ijk_to_ras; `none` is no tissue's share."""
+    possible = none < 1 - LEAST_SHARE
+    spans = [np.flatnonzero(np.any(possible, axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not len(spans[0]):
+        return (slice(None), slice(None), slice(None)), ijk_to_ras
+    r, a, s = (slice(max(int(span[0]) - 1, 0), int(span[-1]) + 2) for span in spans)
+    moved = ijk_to_ras.copy()
+    moved[:3, 3] += moved[:3, :3] @ [r.start, a.start, s.start]
+    return (r, a, s), moved
 
 
 def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> npt.NDArray[np.float32]:
@@ -95,49 +111,64 @@ def _on_scan(
     """Label map on the scan's grid: probabilities interpolated first, so that edges are smooth, decided after."""
     ordered = swi.in_ras_order()
     labels = np.zeros(ordered.array.shape, np.uint8)
-    box = ndimage.find_objects((probability[0] < 1).astype(np.uint8))
-    if box and box[0] is not None:
-        inner = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box[0])
-        probability = probability[(slice(None), *inner)]
-        source = ijk_to_ras.copy()
-        source[:3, 3] += source[:3, :3] @ [s.start for s in inner]
-        to_scan = maps(source, probability.shape[1:], ordered.ijk_to_ras, labels.shape)
-        corners = [np.array([-1, -1, -1]), np.array(probability.shape[1:])]
-        ends = np.stack([(np.linalg.inv(ordered.ijk_to_ras) @ source @ [*c, 1])[:3] for c in corners])
-        low = np.clip(np.ceil(ends[0]), 0, labels.shape).astype(int)
-        high = np.clip(np.floor(ends[1]) + 1, 0, labels.shape).astype(int)
-        for k in range(low[2], high[2], SLICES_AT_ONCE):
-            stop = min(k + SLICES_AT_ONCE, high[2])
-            progress("localize", 0.6 + 0.4 * (k - low[2]) / (high[2] - low[2]), "Drawing the regions")
-            part = (to_scan[0][low[0] : high[0]], to_scan[1][low[1] : high[1]], to_scan[2][k:stop])
-            labels[low[0] : high[0], low[1] : high[1], k:stop] = _most_probable(probability, part)
+    to_scan = maps(ijk_to_ras, probability.shape[1:], ordered.ijk_to_ras, labels.shape)
+    corners = [np.array([-1, -1, -1]), np.array(probability.shape[1:])]
+    ends = np.stack([(np.linalg.inv(ordered.ijk_to_ras) @ ijk_to_ras @ [*c, 1])[:3] for c in corners])
+    low = np.clip(np.ceil(ends[0]), 0, labels.shape).astype(int)
+    high = np.clip(np.floor(ends[1]) + 1, 0, labels.shape).astype(int)
+    within = (to_scan[0][low[0] : high[0]], to_scan[1][low[1] : high[1]], to_scan[2])
+    most_probable = _MostProbable(probability, within)
+    for k in range(low[2], high[2], SLICES_AT_ONCE):
+        stop = min(k + SLICES_AT_ONCE, high[2])
+        progress("localize", 0.6 + 0.4 * (k - low[2]) / (high[2] - low[2]), "Drawing the regions")
+        labels[low[0] : high[0], low[1] : high[1], k:stop] = most_probable.in_slices(slice(k, stop))
     return as_stored(labels, swi)
 
 
-def _most_probable(probability: npt.NDArray[np.float32], part: Maps) -> npt.NDArray[np.uint8]:
-    """Most probable class in every voxel of a part of the scan.
+class _MostProbable:
+    """Most probable class in every voxel of a scan, some slices at a time.
 
-    It has a share of one in 14 at least, so a class is interpolated only in the box around such shares.
+    A class is interpolated only in the box around shares that may win (`LEAST_SHARE`).
+
+    Parameters
+    ----------
+    probability : ndarray, shape (14, R, A, S)
+        On the network's grid.
+    to_scan : Maps
+        From there to the scan.
     """
-    highest = torch.zeros([len(weights) for weights in part])
-    labels = torch.zeros(highest.shape, dtype=torch.uint8)
-    slices = _span((part[2] > 0).any(dim=0))  # of the network that the scan's lie between
-    for label, share in enumerate(torch.from_numpy(probability[..., slices])):
-        possible = share > 1 / len(probability)
-        if not possible.any():
-            continue
-        inside = [_span(possible.any(dim=2).any(dim=1)), _span(possible.any(dim=2).any(dim=0))]
-        drawn_to = [_span((weights[:, box] > 0).any(dim=1)) for weights, box in zip(part[:2], inside, strict=True)]
-        read = [_span((weights[box] > 0).any(dim=0)) for weights, box in zip(part[:2], drawn_to, strict=True)]
-        cut = (part[0][drawn_to[0], read[0]], part[1][drawn_to[1], read[1]], part[2][:, slices])
-        drawn = torch.from_numpy(apply(cut, share[read[0], read[1]]))
-        before = highest[drawn_to[0], drawn_to[1]]
-        labels[drawn_to[0], drawn_to[1]][drawn > before] = label
-        torch.maximum(before, drawn, out=before)
-    return labels.numpy()
+
+    def __init__(self, probability: npt.NDArray[np.float32], to_scan: Maps) -> None:
+        self.probability, self.to_scan = probability, to_scan
+        possible = probability > LEAST_SHARE
+        self.rows, self.columns = np.any(possible, axis=2), np.any(possible, axis=1)  # (14, R, S) and (14, A, S)
+        self.read = [_read(weights.numpy()) for weights in to_scan]
+
+    def in_slices(self, of_scan: slice) -> npt.NDArray[np.uint8]:
+        """Labels (R, A, S) of some slices of the scan."""
+        first, last = (ends[of_scan] for ends in self.read[2])
+        slices = slice(int(first.min()), int(last.max()) + 1)
+        shape = len(self.to_scan[0]), len(self.to_scan[1]), len(first)
+        labels, highest = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+        for label, share in enumerate(self.probability[..., slices]):
+            drawn_to, read = [], []
+            for possible, (first, last) in zip((self.rows, self.columns), self.read, strict=False):
+                places = np.flatnonzero(possible[label, :, slices].any(axis=1))
+                if not len(places):
+                    break
+                start, stop = np.searchsorted(last, places[0]), np.searchsorted(first, places[-1], side="right")
+                drawn_to.append(slice(int(start), int(stop)))
+                read.append(slice(int(first[start]), int(last[stop - 1]) + 1))
+            else:
+                cut = (self.to_scan[0][drawn_to[0], read[0]], self.to_scan[1][drawn_to[1], read[1]],
+                       self.to_scan[2][of_scan, slices])  # fmt: skip
+                drawn, before = apply(cut, share[read[0], read[1]]), highest[drawn_to[0], drawn_to[1]]
+                labels[drawn_to[0], drawn_to[1]][drawn > before] = label
+                np.maximum(before, drawn, out=before)
+        return labels
 
 
-def _span(flags: torch.Tensor) -> slice:
-    """From the first to the last that is true; nothing when none is."""
-    places = torch.nonzero(flags).flatten().tolist()
-    return slice(places[0], places[-1] + 1) if places else slice(0, 0)
+def _read(weights: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
+    """First and last place of the network's grid that each of the scan's reads, along one axis; both rise."""
+    used = weights > 0
+    return used.argmax(axis=1), used.shape[1] - 1 - used[:, ::-1].argmax(axis=1)
