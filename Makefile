@@ -29,7 +29,7 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready-to-test
 	@.ci/system-libraries
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 check: $(VENV)/.ready-to-test
 	$(BIN)/ruff check

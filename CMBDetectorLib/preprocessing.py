@@ -55,10 +55,10 @@ def segmenter_input(swi: Volume) -> NetworkInput:
     """SWI and coordinates at 1 x 1 x 2 mm, (4, R, A, S): all slices, little air beside the head."""
     seen = on_grid(swi.in_ras_order(), SEGMENTER_SPACING_MM)
     array_2mm = _in_pairs(seen.array)
-    head = head_foreground(array_2mm, HEAD_AND_SHADE)
-    channels = _channels(seen.array, array_2mm, head)
+    shaded_head = head_foreground(array_2mm, HEAD_AND_SHADE)
+    channels = _channels(seen.array, array_2mm, shaded_head)
     # All slices stay: shading can make the lowest ones as dark as air.
-    r, a = (_with_air(np.flatnonzero(head.any(axis=others))) for others in ((1, 2), (0, 2)))
+    r, a = (_with_air(np.flatnonzero(shaded_head.any(axis=others))) for others in ((1, 2), (0, 2)))
     matrix = seen.ijk_to_ras.copy()
     matrix[:3, 3] = seen.ras_of((r.start, a.start, 0))
     return NetworkInput(np.ascontiguousarray(channels[:, r, a]), matrix)
@@ -83,10 +83,10 @@ def segmenter_channels(array: Array) -> Array:
     return _channels(array, array_2mm, head_foreground(array_2mm, HEAD_AND_SHADE))
 
 
-def _channels(array: Array, array_2mm: Array, with_shade: npt.NDArray[np.bool_]) -> Array:
-    """Channels of an array, of which the mean of two by two voxels and the head, shaded parts too, are known."""
+def _channels(array: Array, array_2mm: Array, shaded_head: npt.NDArray[np.bool_]) -> Array:
+    """Channels of an array whose mean of two by two voxels, and in it the head with its shade, are known."""
     air = float(np.percentile(array_2mm, 1))
-    above_air = array_2mm[with_shade] - air
+    above_air = array_2mm[shaded_head] - air
     tissue = float(np.median(above_air[above_air >= np.median(above_air) / 2]))  # bone left out
     most = air + GLARE * max(tissue, 0.0)
     array, array_2mm = np.minimum(array, most), np.minimum(array_2mm, most)
@@ -170,8 +170,8 @@ def closed(tissue_2mm: npt.NDArray[np.bool_], gap_mm: float) -> npt.NDArray[np.b
 
 
 def _within(mask: npt.NDArray[np.bool_], reach: float) -> npt.NDArray[np.bool_]:
-    """Voxels at most some voxels from a mask. SimpleITK's distances use every core."""
-    if not mask.any():
+    """Voxels at most `reach` voxels from a mask. SimpleITK's distances take half the time of scipy's."""
+    if mask.all() or not mask.any():  # without a border there are no distances
         return mask
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     squared = sitk.SignedMaurerDistanceMap(image, squaredDistance=True, useImageSpacing=False)
@@ -210,7 +210,8 @@ def _cut_off(swi: Array, searched: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool
     """What skull stripping cut off: no signal at all, and reaching out of what is searched.
 
     Pockets of it at the brain's surface would look like lesions, labeled or not: the segmenter fills them. A black
-    lesion within does not reach outside; one at the surface that holds exactly 0 would, and is given up.
+    lesion within does not reach outside; one at the surface that holds exactly 0 would, and is given up. What lies
+    farther outside than one voxel is not marked.
     """
     cut_off = np.zeros(searched.shape, bool)
     boxes = ndimage.find_objects(searched.astype(np.uint8))

@@ -44,7 +44,7 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
         progress("localize", 0.3, "Finding the brain's regions without the scan's shading")
         seen, probability, left = _answer(model, even)
     progress("localize", 0.5, "Drawing the regions")
-    box, ijk_to_ras = _around_tissue(probability[0], seen.ijk_to_ras)
+    box, ijk_to_ras = _around_tissue(probability[0], seen.ijk_to_ras, swi.in_ras_order().spacing_mm)
     probability = draw_edges(probability[:, box[0], box[1], box[2]], seen.array[0][box])
     progress("localize", 0.6, "Drawing the regions")
     regions = _on_scan(without_islands(probability, voxel_ml=0.002), ijk_to_ras, swi, progress)
@@ -64,14 +64,18 @@ def _answer(model: Model, swi: Volume) -> tuple[NetworkInput, npt.NDArray[np.flo
 
 
 def _around_tissue(
-    none: npt.NDArray[np.float32], ijk_to_ras: npt.NDArray[np.float64]
+    none: npt.NDArray[np.float32], ijk_to_ras: npt.NDArray[np.float64], scan_mm: npt.NDArray[np.float64]
 ) -> tuple[tuple[slice, slice, slice], npt.NDArray[np.float64]]:
-    """Box of all places that may be tissue and one voxel around it, and its ijk_to_ras; `none` is no tissue's share."""
+    """Box of all that the scan's voxels (R, A, S, mm) read around places that may be tissue, and its ijk_to_ras.
+
+    `none` is the share of no tissue.
+    """
     possible = none < 1 - LEAST_SHARE
+    margin = np.ceil(np.maximum(scan_mm / np.linalg.norm(ijk_to_ras[:3, :3], axis=0), 1) - 1e-6).astype(int)
     spans = [np.flatnonzero(np.any(possible, axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not len(spans[0]):
         return (slice(None), slice(None), slice(None)), ijk_to_ras
-    r, a, s = (slice(max(int(span[0]) - 1, 0), int(span[-1]) + 2) for span in spans)
+    r, a, s = (slice(max(int(e[0]) - m, 0), int(e[-1]) + 1 + m) for e, m in zip(spans, margin, strict=True))
     moved = ijk_to_ras.copy()
     moved[:3, 3] += moved[:3, :3] @ [r.start, a.start, s.start]
     return (r, a, s), moved
@@ -135,7 +139,7 @@ class _MostProbable:
     probability : ndarray, shape (14, R, A, S)
         On the network's grid.
     to_scan : Maps
-        From there to the scan.
+        From there to the scan, or to a part of its rows and columns.
     """
 
     def __init__(self, probability: npt.NDArray[np.float32], to_scan: Maps) -> None:
@@ -146,17 +150,19 @@ class _MostProbable:
 
     def in_slices(self, of_scan: slice) -> npt.NDArray[np.uint8]:
         """Labels (R, A, S) of some slices of the scan."""
-        first, last = (ends[of_scan] for ends in self.read[2])
-        slices = slice(int(first.min()), int(last.max()) + 1)
-        shape = len(self.to_scan[0]), len(self.to_scan[1]), len(first)
+        lowest, highest_slice = (ends[of_scan] for ends in self.read[2])
+        slices = slice(int(lowest.min()), int(highest_slice.max()) + 1)
+        shape = len(self.to_scan[0]), len(self.to_scan[1]), len(lowest)
         labels, highest = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
         for label, share in enumerate(self.probability[..., slices]):
             drawn_to, read = [], []
-            for possible, (first, last) in zip((self.rows, self.columns), self.read, strict=False):
+            for possible, (first, last) in zip((self.rows, self.columns), self.read[:2], strict=True):
                 places = np.flatnonzero(possible[label, :, slices].any(axis=1))
                 if not len(places):
                     break
                 start, stop = np.searchsorted(last, places[0]), np.searchsorted(first, places[-1], side="right")
+                if start >= stop:
+                    break
                 drawn_to.append(slice(int(start), int(stop)))
                 read.append(slice(int(first[start]), int(last[stop - 1]) + 1))
             else:

@@ -14,7 +14,6 @@ from CMBDetectorLib.volume import Volume
 
 FIT_SPACING_MM = (4.0, 4.0, 4.0)  # shading is smooth
 LEAST_VOXELS = 500  # of brain, 32 ml: from fewer nothing is told
-ENOUGH_VOXELS = 5000  # to fit ten numbers; of more, every second, third, ... is read
 NO_SIGNAL = 0.1  # of the median brightness; less is air or bone that a mask reached over
 SPREAD = 0.05  # of tissue's own brightness; voxels far off it, such as veins and fluid, weigh little
 STRONG = 2.0  # times as bright here as there, 2nd to 98th percentile of the fit; simulated coils hardly reach it
@@ -70,11 +69,9 @@ def log_shading(array: npt.NDArray, fitted: npt.NDArray[np.bool_]) -> npt.NDArra
     terms = [np.ones(array.shape), *places]
     terms += [places[a] * places[b] for a, b in combinations_with_replacement(range(3), 2)]
     basis = np.stack(terms, axis=-1)
-    within, values = basis[fitted], np.log(array[fitted].astype(float))
-    every = max(len(values) // ENOUGH_VOXELS, 1)
-    seen, values = within[::every], values[::every]
+    seen, values = basis[fitted], np.log(array[fitted].astype(float))
     start = np.linalg.lstsq(seen, values, rcond=None)[0]
     fit = least_squares(lambda b: seen @ b - values, start, lambda b: seen, loss="cauchy", f_scale=SPREAD)
-    in_range = within @ fit.x
+    in_range = seen @ fit.x
     whole = np.clip(basis @ fit.x, in_range.min(), in_range.max()) - np.median(in_range)
     return whole.astype(np.float32)

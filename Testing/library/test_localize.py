@@ -9,7 +9,7 @@ from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.localize import OUTSIDE, Segmentation, locate
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.regions import Region, Side
-from CMBDetectorLib.segment import segment, without_islands
+from CMBDetectorLib.segment import _around_tissue, _on_scan, segment, without_islands
 from CMBDetectorLib.volume import Volume
 
 BRAIN_MM = 40.0
@@ -188,6 +188,27 @@ def test_what_lies_below_the_lowest_slice_is_on_neither_side(label: int, s_mm: f
     assert found.side == Side.LEFT
     right = placed((10, 10, s_mm), Segmentation(regions, regions, left.with_array(1 - left.array)))
     assert right.side == Side.RIGHT
+
+
+@pytest.mark.parametrize("slice_mm", [1.2, 2.0, 3.0, 5.0, 6.0])
+def test_regions_drawn_around_tissue_alone_are_those_drawn_everywhere(slice_mm: float) -> None:
+    share = np.zeros((14, 40, 40, 40), np.float32)
+    share[9, 14:27, 12:26, 13:28] = 0.99  # flat, so that half of a thick slice decides
+    share[9] += 0.0006 * (share[9] == 0)
+    share[0] = 1 - share[9]
+    matrix = np.diag([1.0, 1.0, 2.0, 1.0])
+    for shift_mm in (0.0, 0.7, 1.9):
+        to_ras = np.diag([0.8, 1.1, slice_mm, 1.0])
+        to_ras[2, 3] = shift_mm
+        scan = Volume(np.zeros((50, 36, int(80 / slice_mm)), np.float32), to_ras)
+        box, moved = _around_tissue(share[0], matrix, scan.spacing_mm)
+        assert share[(0, *box)].size < 0.3 * share[0].size
+        whole, part = (
+            _on_scan(shares, ijk_to_ras, scan, lambda *_: None).array
+            for shares, ijk_to_ras in ((share, matrix), (share[(slice(None), *box)], moved))
+        )
+        assert whole.any()
+        assert np.array_equal(part, whole)
 
 
 def test_a_hole_that_a_lesion_makes_in_the_brain_is_filled_and_a_ventricle_is_not() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from CMBDetectorLib import models
 from CMBDetectorLib.evaluation.matching import match
 from CMBDetectorLib.pipeline import run
 from CMBDetectorLib.report.summary import summary_lines
@@ -36,14 +37,21 @@ def sample() -> Result:
     return search(*SAMPLE)
 
 
-# Weak answers, too, have to be the same. Still weaker ones tie: bfloat16 gave two neighboring cells 0.1813 and 0.1801,
-# and a difference of 1e-4 in the input decided which of them stood for both.
-MANY = Settings(threshold=0.17)
+MANY = Settings(threshold=0.17)  # weak answers, too, have to be the same
+
+
+def search_in_float32(swi: Path, phase: Path) -> Result:
+    """Give all answers in float32: in bfloat16, rounding of turned coordinates moves weak ones by up to 0.02."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "has_native_bfloat16", lambda: False)
+        result = search(swi, phase, MANY)
+    assert "float32" in result.provenance.device
+    return result
 
 
 @pytest.fixture(scope="module")
 def small(small_scan: Scan) -> Result:
-    return search(*small_scan, MANY)
+    return search_in_float32(*small_scan)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,7 @@ def images(small_scan: Scan) -> tuple[Volume, Volume]:
 
 
 def assert_same(result: Result, expected: Result, move=lambda ras_mm: ras_mm) -> None:
-    """Lesion for lesion, 0.5 mm and 0.02 in probability, above the threshold."""
+    """Lesion for lesion, 0.5 mm and 0.01 in probability, above the threshold."""
     assert len(result.reported) >= 10
     floor = expected.provenance.threshold + 0.02  # one at the threshold itself may fall to either side
     for one, others in ((result, expected), (expected, result)):
@@ -65,7 +73,7 @@ def assert_same(result: Result, expected: Result, move=lambda ras_mm: ras_mm) ->
             apart_mm = [np.linalg.norm(backward(np.array(o.center_ras_mm)) - place) for o in others.candidates]
             nearest = others.candidates[int(np.argmin(apart_mm))]
             assert min(apart_mm) < 0.5, f"{candidate.label} is missing"
-            assert abs(nearest.probability - candidate.probability) < 0.02
+            assert abs(nearest.probability - candidate.probability) < 0.01
             assert nearest.location is not None and candidate.location is not None
             assert nearest.location.region == candidate.location.region
             assert nearest.location.side == candidate.location.side
@@ -106,7 +114,7 @@ def test_nrrd_stored_sagittally_gives_the_same(small, images, tmp_path):
         matrix = volume.ijk_to_ras.copy()
         matrix[:, :3] = matrix[:, list(axes)]
         write_volume(Volume(np.transpose(volume.array, axes), matrix), tmp_path / f"{name}.nrrd")
-    assert_same(search(tmp_path / "swi.nrrd", tmp_path / "phase.nrrd", MANY), small)
+    assert_same(search_in_float32(tmp_path / "swi.nrrd", tmp_path / "phase.nrrd"), small)
 
 
 def test_metaimage_flipped_to_lps_gives_the_same(small, images, tmp_path):
@@ -116,7 +124,7 @@ def test_metaimage_flipped_to_lps_gives_the_same(small, images, tmp_path):
         matrix[:3, :2] *= -1
         flipped = volume.array[::-1, ::-1]
         write_volume(Volume(np.ascontiguousarray(flipped), matrix), tmp_path / f"{name}.mha")
-    assert_same(search(tmp_path / "swi.mha", tmp_path / "phase.mha", MANY), small)
+    assert_same(search_in_float32(tmp_path / "swi.mha", tmp_path / "phase.mha"), small)
 
 
 def test_an_oblique_dicom_series_gives_the_same_at_the_rotated_places(small, images, tmp_path):
@@ -125,14 +133,14 @@ def test_an_oblique_dicom_series_gives_the_same_at_the_rotated_places(small, ima
     turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     for volume, name in zip(images, ("swi", "phase"), strict=True):
         write_dicom_series(replace(volume, ijk_to_ras=turn @ volume.ijk_to_ras), tmp_path / name)
-    rotated = search(tmp_path / "swi", tmp_path / "phase", MANY)
+    rotated = search_in_float32(tmp_path / "swi", tmp_path / "phase")
     assert_same(rotated, small, move=lambda ras_mm: turn[:3, :3] @ ras_mm)
 
 
 def test_the_opposite_phase_sign_changes_nothing(small, small_scan, images, tmp_path):
     _, phase = images
     write_volume(replace(phase, array=np.clip(-phase.array, -4096, 4095)), tmp_path / "phase.nii.gz")
-    opposite = search(small_scan.swi, tmp_path / "phase.nii.gz", MANY)
+    opposite = search_in_float32(small_scan.swi, tmp_path / "phase.nii.gz")
     assert opposite.provenance.polarity != small.provenance.polarity
     assert_same(opposite, small)
 
@@ -158,9 +166,11 @@ def test_without_phase_it_runs_and_says_what_is_lost(small_scan):
     assert alone.provenance.polarity == "none"
 
 
-def test_the_worker_and_the_command_line_write_the_same_as_the_library(small, small_scan, tmp_path):
-    asked = {"swi": small_scan.swi, "phase": small_scan.phase, "settings": MANY}
-    process = start_worker(tmp_path / "request.json", **asked, out=tmp_path / "worker")
+def test_the_worker_and_the_command_line_write_the_same_as_the_library(small_scan: Scan, tmp_path: Path) -> None:
+    expected = search(*small_scan, MANY)
+    process = start_worker(
+        tmp_path / "request.json", swi=small_scan.swi, phase=small_scan.phase, settings=MANY, out=tmp_path / "worker"
+    )
     assert process.stdout is not None
     events = [json.loads(line) for line in process.stdout]
     assert events[-1]["event"] == "result", events[-1]
@@ -176,12 +186,12 @@ def test_the_worker_and_the_command_line_write_the_same_as_the_library(small, sm
     for folder in ("worker", "command"):
         with (tmp_path / folder / "candidates.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert [row["id"] for row in rows] == [c.id for c in small.reported]
+        assert [row["id"] for row in rows] == [c.id for c in expected.reported]
         assert [float(row["probability"]) for row in rows] == pytest.approx(
-            [c.probability for c in small.reported], abs=0.02
+            [c.probability for c in expected.reported], abs=0.02
         )
         regions = sitk.ReadImage(str(tmp_path / folder / "regions.nii.gz"))
-        assert np.array_equal(sitk.GetArrayFromImage(regions).T, small.regions.array)
+        assert np.array_equal(sitk.GetArrayFromImage(regions).T, expected.regions.array)
 
 
 def test_phase_whose_sign_cannot_be_told_is_left_out_with_a_notice(

@@ -4,11 +4,15 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.preprocessing import (
     DETECTOR_SPACING_MM,
     brain_mask,
+    brain_share,
+    closed,
     detector_input,
     segmenter_channels,
     segmenter_input,
@@ -226,6 +230,30 @@ def test_an_empty_label_map_gives_an_empty_brain_and_an_empty_input() -> None:
     brain = brain_mask(swi.with_array(np.zeros(swi.array.shape, np.uint8)), swi)
     assert not brain.array.any()
     assert not detector_input(swi, None, brain).array.any()
+
+
+@pytest.mark.parametrize("gap_mm", [3.0, 8.0, 12.0])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_gaps_are_closed_as_by_distances_measured_one_by_one(gap_mm: float, share: float) -> None:
+    tissue = np.random.default_rng(1).random((9, 11, 7)) < share
+    reach, margin = gap_mm / 4, 8
+    padded = np.pad(tissue, margin)
+    places = np.argwhere(padded)
+    every = np.stack(np.meshgrid(*(np.arange(n) for n in padded.shape), indexing="ij"), axis=-1)
+
+    def far(from_places: np.ndarray) -> np.ndarray:
+        if not len(from_places):
+            return np.ones(padded.shape, bool)
+        return cKDTree(from_places).query(every)[0] > reach
+
+    expected = ndimage.binary_fill_holes(far(np.argwhere(far(places))))
+    if not tissue.any():
+        expected[:] = False
+    assert np.array_equal(closed(tissue, gap_mm), expected[margin:-margin, margin:-margin, margin:-margin])
+
+
+def test_a_map_without_tissue_holds_no_brain() -> None:
+    assert not brain_share(Volume(np.zeros((12, 12, 12), bool), np.eye(4))).any()
 
 
 def test_the_segmenter_sees_a_standardized_head_and_coordinates_from_its_middle() -> None:

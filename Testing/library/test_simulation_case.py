@@ -99,6 +99,22 @@ def test_a_burden_of_none_has_no_lesion_and_still_has_veins(head, trees):
     assert float(fraction.sum()) * 0.125 == pytest.approx(volumes.sum(), rel=0.2)
 
 
+def test_a_sample_point_is_shared_by_its_eight_neighbors_and_lost_beyond_the_grid():
+    points = np.array([[0.3, 1.6, 2.0], [-0.5, 0.0, 0.0], [2.9, 3.2, 4.5], [-3.0, 1.0, 1.0], [1.0, 9.0, 1.0]])
+    volumes, origin, spacing, shape = (
+        np.array([0.1, 0.2, 0.3, 5.0, 5.0]),
+        np.zeros(3),
+        np.array([1.0, 1.0, 2.0]),
+        (4, 4, 3),
+    )
+    expected = np.zeros(shape)
+    for point, volume in zip(points, volumes, strict=True):
+        index = (point - origin) / spacing
+        for voxel in np.ndindex(shape):
+            expected[voxel] += np.prod(np.maximum(1 - np.abs(index - voxel), 0)) * volume / spacing.prod()
+    assert splat(points, volumes, origin, spacing, shape).numpy() == pytest.approx(expected, abs=1e-6)
+
+
 def test_veins_join_and_thicken_toward_their_root(trees):
     from CMBDetectorLib.simulation.vessels import _leaves_behind
 
