@@ -1,6 +1,6 @@
 # make demo     search the simulated sample scan          make check    style and types
-# make test     all tests (PYTEST="-k volume" for some)   make bench    time and memory, into docs/performance.md
-# make bench-quick     time and memory of the search alone, printed
+# make test     all tests, two at a time (PYTEST="-k volume" for some, PYTEST="-n 0" one by one)
+# make bench    time and memory, into docs/performance.md; make bench-quick prints those of the search alone
 # make screenshots     the panel and its slice views, into build/screenshots and docs/images
 #
 # make demo PYTHON=python3.12     another Python (3.10 to 3.13); VENV=folder keeps its environment apart
