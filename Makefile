@@ -27,6 +27,7 @@ demo: $(VENV)/.ready
 	    --out demo --overwrite --with-images
 	@echo; echo "The results are in $(CURDIR)/demo:"; ls demo
 
+# Two processes, one core each: threads of both on the same cores would wait for each other.
 test: $(VENV)/.ready-to-test
 	@.ci/system-libraries
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)

@@ -184,7 +184,7 @@ def brain_share(tissue: Volume, margin_mm: float = 0.0) -> Array:
     coarse = on_grid(tissue.with_array(tissue.array.astype(np.float32)), COARSE_SPACING_MM)
     brain = closed(coarse.array > 0.5, GAP_MM)
     if margin_mm:
-        brain = ndimage.distance_transform_edt(~brain) * COARSE_SPACING_MM[0] <= margin_mm
+        brain = _within(brain, margin_mm / COARSE_SPACING_MM[0])
     return apply(maps(coarse.ijk_to_ras, brain.shape, tissue.ijk_to_ras, tissue.array.shape), brain)
 
 
