@@ -22,6 +22,7 @@ from CMBDetectorLib.resources import resources_dir
 
 REMEDY = "Install CMBDetector again."
 SPACING_MM = {"detector": DETECTOR_SPACING_MM, "segmenter": SEGMENTER_SPACING_MM}
+CHANNELS = {"detector": ["SWI", "phase", "spacing"], "segmenter": ["SWI", "R", "A", "S"]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def load_model(name: str, *, device: str = "auto", models_dir: Path | None = Non
     ------
     ModelError
         A file is missing, unreadable, or not the one that the manifest describes, or the network reads other voxels
-        than this version makes.
+        or channels than this version makes.
     InputError
         ``cuda`` was asked for and there is none.
     """
@@ -77,6 +78,11 @@ def load_model(name: str, *, device: str = "auto", models_dir: Path | None = Non
         raise ModelError(
             f"The manifest {folder / name}.json is of another version of CMBDetector: its network reads voxels of "
             f"{read} mm, and this version makes {made} mm. {REMEDY}"
+        )
+    if (channels := manifest["input"].get("channels")) != CHANNELS[name]:
+        raise ModelError(
+            f"The manifest {folder / name}.json is of another version of CMBDetector: its network reads {channels}, "
+            f"and this version makes {CHANNELS[name]}. {REMEDY}"
         )
     path = folder / str(manifest["file"])
     try:

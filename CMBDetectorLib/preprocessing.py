@@ -21,6 +21,7 @@ from CMBDetectorLib.volume import Volume
 SEGMENTER_SPACING_MM = (1.0, 1.0, 2.0)
 COARSE_SPACING_MM = (2.0, 2.0, 2.0)  # for what needs no fine edge
 DETECTOR_SPACING_MM = (0.5, 0.5, 1.0)
+TRAINED_SPACING_MM = 1.2, 4.2  # least and largest voxel size along S that the detector was trained on
 BLACK = 0.35  # of the brightness of tissue: less is bone, air, vessel or lesion
 # Between tissue closer than this the brain goes on: wide enough for a large black lesion beside a ventricle or fissure,
 # which the segmenter takes for a part of it.
@@ -232,7 +233,7 @@ def _without_signal(swi: npt.NDArray) -> npt.NDArray[np.bool_]:
 
 
 def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkInput:
-    """SWI and phase on the detector's grid, cropped to the brain, (2, R, A, S).
+    """SWI, phase and spacing on the detector's grid, cropped to the brain, (3, R, A, S).
 
     Parameters
     ----------
@@ -247,7 +248,7 @@ def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkI
     -------
     NetworkInput
         Channel 0: SWI, without strong shading, over its local brain mean, minus 1. Channel 1: phase / pi, zeros without
-        phase. Both are clipped to [-1, 1] and 0 outside the brain. 0.5 x 0.5 x 1.0 mm.
+        phase. Channel 2: `spacing_channel`. All are clipped to [-1, 1] and 0 outside the brain. 0.5 x 0.5 x 1.0 mm.
     """
     box = brain_box(brain.in_ras_order())
     brain, swi = crop(brain, box), crop(swi, box)
@@ -260,7 +261,7 @@ def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkI
     coarse = [on_grid(v, COARSE_SPACING_MM) for v in (swi, swi.with_array(inside))]
     mean = local_mean(coarse[0].array, coarse[1].array, COARSE_SPACING_MM)
     to_fine = maps(coarse[0].ijk_to_ras, mean.shape, ijk_to_ras, shape)
-    channels = torch.zeros((2, *shape))
+    channels = torch.zeros((3, *shape))
     # What is outside the brain and without any signal has been cut off and does not darken its neighbors.
     signal = brain.array | ~_without_signal(swi.array)
     channels[0] = torch.from_numpy(apply(to_detector, np.where(signal, swi.array, 0)))
@@ -272,7 +273,17 @@ def detector_input(swi: Volume, phase: Volume | None, brain: Volume) -> NetworkI
         # Through the unit circle: halfway between +3 and -3 rad lies pi, not 0.
         sine, cosine = apply(to_detector, angle.sin()), apply(to_detector, angle.cos())
         channels[1] = torch.atan2(torch.from_numpy(sine), torch.from_numpy(cosine)) / torch.pi
+    channels[2] = spacing_channel(float(swi.spacing_mm[2]))
     return NetworkInput((channels.clamp_(-1, 1) * mask).numpy(), ijk_to_ras)
+
+
+def spacing_channel(spacing_s_mm: float) -> float:
+    """What the detector reads of the scan's voxel size along S: 0 for 2 mm, 0.5 for 4 mm; ours.
+
+    In thick slices a lesion is as long through the slices as a vein that runs across thin ones. Beyond what it was
+    trained on, the detector is told the nearest that it knows. Slices that a scanner has interpolated pass for thin.
+    """
+    return float(np.log2(np.clip(spacing_s_mm, *TRAINED_SPACING_MM) / 2) / 2)
 
 
 def local_mean(array: Array, weight: npt.NDArray, spacing_mm: tuple[float, float, float]) -> Array:

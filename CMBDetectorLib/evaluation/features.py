@@ -27,7 +27,7 @@ class Crop:
 
     Attributes
     ----------
-    image : Tensor, shape (2, R, A, S)
+    image : Tensor, shape (3, R, A, S)
     place_mm : ndarray, shape (3,)
         The place, from the center of the crop's voxel 0.
     """
@@ -40,7 +40,7 @@ class Crop:
         """Cut a crop that starts where tiles may start, so that pooling falls on the same voxels as in a search."""
         voxel = (np.linalg.inv(network_input.ijk_to_ras) @ [*np.asarray(center_ras_mm, float), 1.0])[:3]
         start = np.rint((voxel - np.array(CROP) / 2) / MULTIPLE).astype(int) * MULTIPLE
-        image = np.zeros((2, *CROP), np.float32)
+        image = np.zeros((len(network_input.array), *CROP), np.float32)
         shape = network_input.array.shape[1:]
         spans = [(max(0, a), max(0, a, min(n, a + c))) for a, n, c in zip(start, shape, CROP, strict=True)]
         inside = tuple(slice(a, b) for a, b in spans)

@@ -142,7 +142,7 @@ def draw_levels(
     grid = figure.subplots(len(rows), columns, squeeze=False)
     heat = None
     for line, (place, crop, maps) in zip(grid, drawn, strict=True):
-        swi, phase = crop.image.numpy()
+        swi, phase = crop.image[:2].numpy()
         _slice(line[0], swi, crop, (1.0, 1.0, 1.0), "gray", (-0.8, 0.4))
         _slice(line[1], phase, crop, (1.0, 1.0, 1.0), "gray", (-0.4, 0.4))
         for axes, values in zip(line[2:], maps.values(), strict=True):

@@ -27,6 +27,23 @@ class ConvBlock(nn.Sequential):
         )
 
 
+class Residual(nn.Module):
+    """Two convolution blocks whose answer is added to what they read, which is not negative.
+
+    A new one changes nothing, so it can be put into a network that has been trained.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvBlock(channels, channels)
+        self.conv = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm3d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu_(x + self.norm(self.conv(self.first(x))))
+
+
 class Down(nn.Sequential):
     """Max pooling to half the size, then two convolution blocks."""
 

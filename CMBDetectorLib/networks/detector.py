@@ -3,7 +3,8 @@
 Published (Kim et al., arXiv 2306.13020): a single-stage model of 3D U-Net backbone and RPN whose decoder does not
 go back to full size; the FFM sums three decoder levels, each through a 1x1x1 convolution, a transposed convolution
 and batch normalization; the baseline reads the third level only. Ours: channel counts, depth, the 2 mm output
-grid (stem and pooling act in millimeters, not voxels), anchors, and the 3x3x3 block at the head.
+grid (stem and pooling act in millimeters, not voxels), residual units at 1 and 2 mm, the spacing of slices as a third
+channel, anchors, and the 3x3x3 block at the head.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Fusion(nn.Module):
 
 
 class Detector(Backbone):
-    """Two channels (SWI, phase) of 0.5 x 0.5 x 1 mm voxels in, boxes on a 2 mm grid out.
+    """SWI, phase and spacing in 0.5 x 0.5 x 1 mm voxels in, boxes on a 2 mm grid out.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class Detector(Backbone):
         self.answer.bias = nn.Parameter(bias.flatten())
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute what `head` and the prototypes read: (B, 2, R, A, S) -> (B, 48, R/4, A/4, S/2)."""
+        """Compute what `head` and the prototypes read: (B, 3, R, A, S) -> (B, 48, R/4, A/4, S/2)."""
         _, d1, d2, d3 = self.levels(x)
         final = d3 if self.fusion is None else self.fusion(d1, d2, d3)
         return self.proposal(final)
@@ -74,8 +75,8 @@ class Detector(Backbone):
 
         Parameters
         ----------
-        x : Tensor, shape (B, 2, R, A, S)
-            Channels SWI and phase (`CMBDetectorLib.preprocessing.detector_input`); sizes are multiples of
+        x : Tensor, shape (B, 3, R, A, S)
+            Channels SWI, phase and spacing (`CMBDetectorLib.preprocessing.detector_input`); sizes are multiples of
             (32, 32, 16).
 
         Returns

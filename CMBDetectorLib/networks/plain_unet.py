@@ -17,7 +17,7 @@ STRIDE: tuple[int, int, int] = (2, 2, 1)  # input voxels per voxel of the mask: 
 
 
 class PlainUNet(Backbone):
-    """Two channels (SWI, phase) of 0.5 x 0.5 x 1 mm voxels in, a mask of microbleeds at 1 mm out."""
+    """SWI, phase and spacing in 0.5 x 0.5 x 1 mm voxels in, a mask of microbleeds at 1 mm out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,6 +28,6 @@ class PlainUNet(Backbone):
         nn.init.constant_(self.answer.bias, math.log(PRIOR / (1 - PRIOR)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logit "microbleed" of every 1 mm voxel: (B, 2, R, A, S) -> (B, R/2, A/2, S); sizes as of the detector."""
+        """Logit "microbleed" of every 1 mm voxel: (B, 3, R, A, S) -> (B, R/2, A/2, S); sizes as of the detector."""
         e1, _, _, d3 = self.levels(x)
         return self.answer(self.d4(d3, e1)).squeeze(1)

@@ -48,7 +48,7 @@ class Training:
         Wall time between checkpoints.
     initial : Path or None
         Exported network (TorchScript) whose weights a new run starts from; None, and levels that it lacks, start from
-        random ones.
+        random ones, channels of the input that it lacks from zero.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     bfloat16 : bool
@@ -118,6 +118,9 @@ class DetectorTraining(Training):
         Share of the crops with lesions whose lesions are put in on the fly; the others show rendered ones.
     calcified : float
         Share of the crops without lesions that get calcifications on the fly.
+    thickened : float
+        Share of the crops without rendered lesions that are averaged as thicker slices would, where the scan's own are
+        thin enough (up to 2.2 mm).
     without_phase : float
         Share of crops whose phase channel is emptied, so that SWI alone works too.
     """
@@ -131,6 +134,7 @@ class DetectorTraining(Training):
     prototype_weight: float = 0.1
     implanted: float = 0.5
     calcified: float = 0.3
+    thickened: float = 0.3
     without_phase: float = 0.2
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
 from CMBDetectorLib.training.implants import Scan, implant
+from CMBDetectorLib.training.slices import least_thicker_mm, with_thicker_slices
 from CMBDetectorLib.training.split import heads_of
 from CMBDetectorLib.training.targets import Lesions, assign, balls
 from CMBDetectorLib.volume import Volume, read_volume
@@ -41,22 +42,22 @@ class Case:
     Attributes
     ----------
     image : ndarray
-        (2, R, A, S) float16, mapped from the cache file: the system keeps in memory what fits.
+        SWI and phase, (2, R, A, S) float16, mapped from the cache file: the system keeps in memory what fits.
     lesions : Lesions
         Centers in mm from the center of voxel 0 of `image`.
-    mimics_mm : tuple of ndarray
-        One array (M, 3) per kind of mimic, likewise.
-    tissue : ndarray or None
+    tissue : ndarray
         (R, A, S) bool, mapped likewise: where microbleeds can lie.
-    scan : Scan or None
-        How it was acquired. Without it and `tissue`, nothing can be implanted.
+    scan : Scan
+        How it was acquired.
+    mimics_mm : tuple of ndarray
+        One array (M, 3) per kind of mimic, in mm likewise.
     """
 
     image: npt.NDArray[np.float16]
     lesions: Lesions
+    tissue: npt.NDArray[np.bool_]
+    scan: Scan
     mimics_mm: tuple[npt.NDArray[np.float64], ...] = ()
-    tissue: npt.NDArray[np.bool_] | None = None
-    scan: Scan | None = None
 
 
 def case_folders(config: Training) -> list[Path]:
@@ -98,7 +99,7 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
             mask_power=truth["mask_power"],
             b0_direction=(float(b0[0]), float(b0[1]), float(b0[2])),
         )
-        cases.append(Case(image, lesions, mimics_mm, tissue, scan))
+        cases.append(Case(image, lesions, tissue, scan, mimics_mm))
     return cases
 
 
@@ -114,7 +115,7 @@ def _cached(
     if not is_fresh(geometry_file, folder):
         made, mars = detector_input(folder), read_volume(folder / "mars.nii.gz").in_ras_order()
         cache.mkdir(parents=True, exist_ok=True)
-        np.save(image_file, made.array.astype(np.float16))
+        np.save(image_file, made.array[:2].astype(np.float16))
         np.save(tissue_file, tissue_on(made, mars))
         geometry = {"ijk_to_ras": made.ijk_to_ras.tolist(), "spacing_mm": mars.spacing_mm.tolist()}
         geometry_file.write_text(json.dumps(geometry), encoding="utf-8")
@@ -163,26 +164,30 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
     Returns
     -------
     dict of Tensor
-        ``image`` (B, 2, R, A, S), ``label`` (B, 3, r, a, s), ``boxes`` (B, 3, 4, r, a, s), ``with_lesions`` (B,), and
-        ``mask`` (B, R/2, A/2, S) for the plain U-Net.
+        ``image`` (B, 3, R, A, S), ``label`` and ``weight`` (B, 3, r, a, s), ``boxes`` (B, 3, 4, r, a, s),
+        ``with_lesions`` (B,), and ``mask`` (B, R/2, A/2, S) for the plain U-Net.
     """
     rng = np.random.default_rng((config.seed, step))
-    images, labels, boxes, masks, present = [], [], [], [], []
+    images, labels, boxes, weights, masks, present = [], [], [], [], [], []
     cells = tuple(size // stride for size, stride in zip(config.crop, STRIDE, strict=True))
     for n in range(config.batch):
         has_phase = rng.random() >= config.without_phase
-        image, lesions = draw_crop(cases, config, rng, with_lesions=n < config.batch / 2, has_phase=has_phase)
+        image, lesions, slice_mm = draw_crop(cases, config, rng, with_lesions=n < config.batch / 2, has_phase=has_phase)
         image, lesions = turn(image, lesions, rng)
-        label, box = assign((cells[0], cells[1], cells[2]), lesions)
-        images.append(vary(image, has_phase, rng))
+        label, box, weight = assign((cells[0], cells[1], cells[2]), lesions)
+        image = vary(image, has_phase, rng)
+        spacing = preprocessing.spacing_channel(slice_mm) * (image[:1] != 0)
+        images.append(np.concatenate((image, spacing), dtype=np.float32))
         labels.append(label)
         boxes.append(box)
+        weights.append(weight)
         masks.append(balls((2 * cells[0], 2 * cells[1], 2 * cells[2]), lesions))
         present.append(lesions.present)
     return {
         "image": torch.from_numpy(np.stack(images)),
         "label": torch.from_numpy(np.stack(labels)),
         "boxes": torch.from_numpy(np.stack(boxes)),
+        "weight": torch.from_numpy(np.stack(weights)),
         "mask": torch.from_numpy(np.stack(masks)),
         "with_lesions": torch.tensor(present),
     }
@@ -190,7 +195,7 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
 
 def draw_crop(
     cases: Sequence[Case], config: DetectorTraining, rng: np.random.Generator, *, with_lesions: bool, has_phase: bool
-) -> tuple[Array, Lesions]:
+) -> tuple[Array, Lesions, float]:
     """Cut a crop around a random lesion, or one around a random mimic or place in the brain that holds no lesion.
 
     Returns
@@ -199,18 +204,20 @@ def draw_crop(
         (2, R, A, S) float32 of ``config.crop`` voxels.
     lesions : Lesions
         Those in and near the crop; ones outside do not count.
+    slice_mm : float
+        Spacing of the slices that it shows.
     """
     size_mm = np.array(config.crop) * SPACING_MM
     if with_lesions and rng.random() < config.implanted:
         case = cases[int(rng.integers(len(cases)))]
-        image, lesions = _implanted(case, _place_in_brain(case, rng), config, int(rng.integers(1, 5)), rng)
-        if lesions.present:
-            return image, lesions
+        shown = _implanted(case, _place_in_brain(case, rng), config, int(rng.integers(1, 5)), rng)
+        if shown[1].present:
+            return shown
     having = [case for case in cases if case.lesions.present]
     if with_lesions and having:
         case = having[int(rng.integers(len(having)))]
         center_mm = rng.choice(case.lesions.center_mm[case.lesions.counts])
-        return cut(case, center_mm + rng.uniform(-0.4, 0.4, 3) * size_mm, config.crop)
+        return *cut(case, center_mm + rng.uniform(-0.4, 0.4, 3) * size_mm, config.crop), case.scan.slice_mm
     for _ in range(20):  # a case full of lesions may have no free place: then its last crop is taken as it is
         case = cases[int(rng.integers(len(cases)))]
         if case.mimics_mm and rng.random() < 0.5:
@@ -223,7 +230,40 @@ def draw_crop(
             break
     if has_phase and rng.random() < config.calcified:  # without phase, nothing tells calcium from a microbleed
         return _implanted(case, center_mm, config, int(rng.integers(1, 4)), rng, calcified=True)
-    return cut(case, center_mm, config.crop)
+    image, lesions, scan, _ = _cut_thick(case, center_mm, config, rng)
+    return image, lesions, scan.slice_mm
+
+
+def _cut_thick(
+    case: Case, center_mm: npt.NDArray[np.float64], config: DetectorTraining, rng: np.random.Generator
+) -> tuple[Array, Lesions, Scan, float]:
+    """Cut a crop, maybe as thicker slices would show it (a share of ``config.thickened``, where there is room for it).
+
+    Lesions already there then do not count: how they look in thicker slices is not known.
+
+    Returns
+    -------
+    image, lesions
+        As of `cut`.
+    scan : Scan
+        With the slices that the crop shows.
+    first_slice_mm : float
+        Where one of the slices has its center, along S from the center of the crop's voxel 0.
+    """
+    image, lesions = cut(case, center_mm, config.crop)
+    least_mm, most_mm = least_thicker_mm(case.scan.slice_mm), preprocessing.TRAINED_SPACING_MM[1]
+    if rng.random() >= config.thickened or least_mm >= most_mm:
+        start = _overlap(case, center_mm, config.crop)[0]
+        return image, lesions, case.scan, -float(start[2] * SPACING_MM[2])  # the image begins with a slice of the scan
+    slice_mm = float(rng.uniform(least_mm, most_mm))
+    first_slice_mm = -float(rng.uniform(0, slice_mm))
+    unknown = Lesions(lesions.center_mm, lesions.diameter_mm, np.zeros_like(lesions.counts))
+    return (
+        with_thicker_slices(image, case.scan.slice_mm, slice_mm, first_slice_mm),
+        unknown,
+        replace(case.scan, slice_mm=slice_mm),
+        first_slice_mm,
+    )
 
 
 def _implanted(
@@ -234,19 +274,17 @@ def _implanted(
     rng: np.random.Generator,
     *,
     calcified: bool = False,
-) -> tuple[Array, Lesions]:
-    """Cut a crop and put random sources into its tissue; as it is where the case does not tell how it was acquired."""
-    image, lesions = cut(case, center_mm, config.crop)
-    if case.tissue is None or case.scan is None:
-        return image, lesions
+) -> tuple[Array, Lesions, float]:
+    """Cut a crop and put random sources into its tissue; last, the spacing of its slices, mm."""
+    image, lesions, scan, first_slice_mm = _cut_thick(case, center_mm, config, rng)
     start, inside, place = _overlap(case, center_mm, config.crop)
     tissue = np.zeros(config.crop, bool)
     tissue[place] = case.tissue[inside]
     mimics_mm = np.concatenate([np.empty((0, 3)), *case.mimics_mm]) - start * SPACING_MM
-    return implant(
-        image, tissue, lesions, mimics_mm, case.scan, count, rng, calcified=calcified,
-        first_slice_mm=-float(start[2] * SPACING_MM[2]),  # the image begins with a slice of the scan
+    image, lesions = implant(
+        image, tissue, lesions, mimics_mm, scan, count, rng, calcified=calcified, first_slice_mm=first_slice_mm
     )  # fmt: skip
+    return image, lesions, scan.slice_mm
 
 
 def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -38,7 +38,7 @@ class DetectorObjective(nn.Module):
         features = self.network.forward_features(batch["image"].contiguous(memory_format=torch.channels_last_3d))
         logits, boxes = (answer.float() for answer in self.network.head(features))
         losses = {
-            "objectness": objectness_loss(logits, batch["label"], self.config.hardest),
+            "objectness": objectness_loss(logits, batch["label"], batch["weight"], self.config.hardest),
             "box": self.config.box_weight * box_loss(boxes, batch["boxes"], batch["label"]),
         }
         if self.prototypes is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from CMBDetectorLib import __version__
 from CMBDetectorLib.errors import InputError, OutputError
+from CMBDetectorLib.networks.backbone import CHANNELS
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.segmenter import Segmenter
@@ -30,12 +31,13 @@ NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
 CONTRACTS: dict[str, dict[str, Any]] = {
     "detector": {
         "input": {
-            "shape": "(B, 2, R, A, S), R and A multiples of 32, S of 16",
+            "shape": "(B, 3, R, A, S), R and A multiples of 32, S of 16",
             "orientation": "RAS",
             "spacing_mm": [0.5, 0.5, 1.0],
-            "channels": ["SWI", "phase"],
+            "channels": ["SWI", "phase", "spacing"],
             "normalization": "SWI over its local brain mean, minus 1; phase, high-pass filtered, paramagnetic "
-            "positive, over pi, or zeros without phase; both clipped to [-1, 1] and 0 outside the brain",
+            "positive, over pi, or zeros without phase; half the log2 of the scan's voxel size along S (from 1.2 "
+            "to 4.2 mm) over 2 mm; all clipped to [-1, 1] and 0 outside the brain",
         },
         "output": {
             "logits": "(B, 3, R/4, A/4, S/2): objectness of anchors of 2.5, 5 and 10 mm before the sigmoid",
@@ -57,7 +59,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     },
 }
 
-EXAMPLE_INPUT = {"detector": (1, 2, 64, 32, 32), "segmenter": (1, 4, 64, 32, 48)}
+EXAMPLE_INPUT = {"detector": (1, CHANNELS, 64, 32, 32), "segmenter": (1, 4, 64, 32, 48)}
 TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 

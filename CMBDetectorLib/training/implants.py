@@ -18,6 +18,7 @@ from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
 from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
 from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed
+from CMBDetectorLib.training.slices import interpolation, shared_mm
 from CMBDetectorLib.training.targets import Lesions
 
 Array = npt.NDArray[np.float32]
@@ -147,7 +148,7 @@ def factor_on_crop(
     fine_mm = origin[2] + FINE_MM[2] * np.arange(depth.start, depth.stop)
     first = math.floor((fine_mm[0] - first_slice_mm) / scan.slice_mm)
     slices_mm = first_slice_mm + scan.slice_mm * np.arange(first, first + len(fine_mm) * FINE_MM[2] / scan.slice_mm + 2)
-    share = _overlap(slices_mm[:, None] - fine_mm, scan.slice_mm, FINE_MM[2]) / scan.slice_mm
+    share = shared_mm(slices_mm[:, None] - fine_mm, scan.slice_mm, FINE_MM[2]) / scan.slice_mm
     change = (fine - 1) @ torch.from_numpy(share.T).to(fine)
     start, stop = max(math.ceil(slices_mm[0]), 0), min(math.floor(slices_mm[-1]) + 1, s)
     inside = [slice(max(edge.start - aside, 0), min(edge.stop - aside, n)) for edge, n in ((rows, r), (columns, a))]
@@ -156,25 +157,18 @@ def factor_on_crop(
     kept = [slice(part.start + aside - edge.start, part.stop + aside - edge.start)
             for part, edge in zip(inside, (rows, columns), strict=True)]  # fmt: skip
     acquired = 1 + _acquired(change, scan.acquired_mm)[kept[0], kept[1]]
-    between = np.maximum(0, 1 - np.abs(slices_mm[:, None] - np.arange(start, stop)) / scan.slice_mm)
-    weights = torch.from_numpy(between / between.sum(axis=0)).to(fine)
+    weights = torch.from_numpy(interpolation(slices_mm[:, None] - np.arange(start, stop), scan.slice_mm)).to(fine)
     # The preprocessing interpolates the SWI, and the phase through the unit circle.
     amplitude = (acquired.abs().to(fine) @ weights).real
     angle = ((acquired / acquired.abs().clamp(min=1e-6)) @ weights).angle()
     return (inside[0], inside[1], slice(start, stop)), torch.polar(amplitude, angle), 1 + change
 
 
-def _overlap(distance: npt.NDArray[np.float64], first: float, second: float) -> npt.NDArray[np.float64]:
-    """Length that two intervals of some lengths share whose centers lie some distance apart."""
-    shared: npt.NDArray[np.float64] = np.clip((first + second) / 2 - np.abs(distance), 0, min(first, second))
-    return shared
-
-
 def _acquired(change: torch.Tensor, acquired_mm: float) -> torch.Tensor:
     """Mean in plane over the voxel that was acquired, around each of 0.5 mm; beyond the box nothing changes."""
     width_mm = max(acquired_mm, FINE_MM[0])
     reach = math.ceil((width_mm / FINE_MM[0] - 1) / 2)
-    weights = _overlap(np.arange(-reach, reach + 1) * FINE_MM[0], width_mm, FINE_MM[0]) / width_mm
+    weights = shared_mm(np.arange(-reach, reach + 1) * FINE_MM[0], width_mm, FINE_MM[0]) / width_mm
     kernel = torch.from_numpy(weights).to(change.real)
     parts = torch.stack([change.real, change.imag])[:, None]
     parts = functional.conv3d(parts, kernel.view(1, 1, -1, 1, 1), padding=(reach, 0, 0))

@@ -125,10 +125,18 @@ def fit(
 
 
 def start_from(model: Path, objective: nn.Module) -> None:
-    """Give the objective's network the weights of an exported one; `InputError` when they do not fit."""
+    """Give the objective's network the weights of an exported one; `InputError` when they do not fit.
+
+    Input channels that the exported one did not read start with weights of zero: they change nothing at first.
+    """
     try:
         network = objective.get_submodule("network")
-        found = network.load_state_dict(torch.jit.load(str(model), map_location="cpu").state_dict(), strict=False)
+        weights, own = torch.jit.load(str(model), map_location="cpu").state_dict(), network.state_dict()
+        first, wanted = next(iter(own.items()))  # the layer that reads the input
+        if first in weights and weights[first].shape[1] < wanted.shape[1]:
+            unread = torch.zeros_like(wanted[:, weights[first].shape[1] :])
+            weights[first] = torch.cat((weights[first], unread), dim=1)
+        found = network.load_state_dict(weights, strict=False)
         if found.unexpected_keys:
             raise RuntimeError(f"it also has {found.unexpected_keys[0]}")
         if {name for name, _ in network.named_parameters()} <= set(found.missing_keys):

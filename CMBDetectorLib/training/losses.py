@@ -11,8 +11,8 @@ from CMBDetectorLib.networks.segmenter import CLASSES
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE
 
 
-def objectness_loss(logits: Tensor, label: Tensor, hardest: int) -> Tensor:
-    """L_cls: binary cross-entropy of positive cells and of each crop's hardest negatives.
+def objectness_loss(logits: Tensor, label: Tensor, weight: Tensor, hardest: int) -> Tensor:
+    """L_cls: binary cross-entropy of the lesions, each counted once, and of each crop's hardest negatives.
 
     Online hard example mining as in Liao et al. 2019, with the mean over all negatives added so that easy cells
     stay low between their turns.
@@ -22,13 +22,16 @@ def objectness_loss(logits: Tensor, label: Tensor, hardest: int) -> Tensor:
     logits : Tensor, shape (B, 3, r, a, s)
     label : Tensor of the same shape
         `NEGATIVE`, `POSITIVE` or `IGNORED` (`CMBDetectorLib.training.targets.assign`).
+    weight : Tensor of the same shape
+        Of the positive cells (likewise); without it a lesion of 10 mm would count seven times as much as one of 2 mm.
     hardest : int
         Negatives per crop.
     """
-    positive = functional.softplus(-logits[label == POSITIVE])
+    share = weight[label == POSITIVE]
+    positive = functional.softplus(-logits[label == POSITIVE]) * share
     negative = functional.softplus(logits) * (label == NEGATIVE)
     worst = negative.flatten(1).topk(hardest, dim=1).values
-    return positive.sum() / max(positive.numel(), 1) + worst.mean() + negative.mean()
+    return positive.sum() / share.sum().clamp(min=1) + worst.mean() + negative.mean()
 
 
 def box_loss(boxes: Tensor, target: Tensor, label: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from CMBDetectorLib.networks.plain_unet import STRIDE
 
 NEGATIVE, POSITIVE, IGNORED = 0, 1, -1
 
+Array = npt.NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Lesions:
@@ -37,7 +39,7 @@ class Lesions:
         return bool(self.counts.any())
 
 
-def assign(shape: tuple[int, int, int], lesions: Lesions) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def assign(shape: tuple[int, int, int], lesions: Lesions) -> tuple[npt.NDArray[np.int8], Array, Array]:
     """Objectness and boxes for the cells of a crop (ours; the paper does not publish its rule).
 
     A lesion teaches the anchor whose size is closest, in cells whose centers are within max(1.8 mm, 0.35 d) of its
@@ -56,10 +58,13 @@ def assign(shape: tuple[int, int, int], lesions: Lesions) -> tuple[npt.NDArray[n
         `NEGATIVE`, `POSITIVE` or `IGNORED`.
     boxes : ndarray, shape (3, 4, r, a, s), float32
         Zero where the label is not `POSITIVE`.
+    weight : ndarray, shape (3, r, a, s), float32
+        Of the positive cells: those of one lesion share 1, however many it has.
     """
     cell_mm = cell_centers_mm(shape)
     label = np.full((len(ANCHORS_MM), *shape), NEGATIVE, np.int8)
     boxes = np.zeros((len(ANCHORS_MM), 4, *shape), np.float32)
+    weight = np.zeros(label.shape, np.float32)
     distances_mm = [np.linalg.norm(cell_mm - center, axis=-1) for center in lesions.center_mm]
     for distance_mm, diameter_mm in zip(distances_mm, lesions.diameter_mm, strict=True):
         label[:, distance_mm <= max(4.0, 0.5 * diameter_mm + 2.5)] = IGNORED
@@ -70,8 +75,9 @@ def assign(shape: tuple[int, int, int], lesions: Lesions) -> tuple[npt.NDArray[n
         cells = (distance_mm <= radius_mm) & (distance_mm <= nearest_mm)
         anchor = best_anchor(diameter_mm)
         label[anchor, cells] = POSITIVE
+        weight[anchor, cells] = 1 / max(int(np.count_nonzero(cells)), 1)
         boxes[anchor][:, cells] = encode(center_mm, diameter_mm, cell_mm[cells], anchor).T
-    return label, boxes
+    return label, boxes, weight
 
 
 def balls(shape: tuple[int, int, int], lesions: Lesions) -> npt.NDArray[np.int8]:

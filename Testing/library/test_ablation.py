@@ -52,7 +52,7 @@ def scan(shape: tuple[int, int, int], balls: list[tuple[tuple[float, float, floa
     """A uniform brain with balls (center mm from voxel 0, diameter mm, value); voxel 0 at RAS (-10, -20, -30)."""
     axes = [np.arange(n) * step for n, step in zip(shape, SPACING_MM, strict=True)]
     voxel_mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    array = np.full((2, *shape), 0.01, np.float32)
+    array = np.full((3, *shape), 0.01, np.float32)
     for center_mm, diameter_mm, value in balls:
         array[0, np.linalg.norm(voxel_mm - center_mm, axis=-1) <= diameter_mm / 2] = value
     matrix = np.diag([*SPACING_MM, 1.0])
@@ -123,7 +123,7 @@ def test_the_mask_of_a_scan_is_the_same_as_that_of_its_only_tile() -> None:
     network = PlainUNet()
     seen = scan((28, 32, 14), [((7.0, 8.0, 6.0), 4.5, -0.7)])
     found = mask_probability(ready(network), seen)
-    padded = np.zeros((1, 2, 32, 32, 16), np.float32)
+    padded = np.zeros((1, 3, 32, 32, 16), np.float32)
     padded[0, :, :28, :, :14] = seen.array
     with torch.no_grad():
         expected = torch.sigmoid(network.eval()(torch.from_numpy(padded)))[0].numpy()
@@ -142,7 +142,7 @@ def test_a_mask_of_several_tiles_has_no_seams_and_no_gaps(monkeypatch: pytest.Mo
     monkeypatch.setattr(tiles_module, "tiles", partial(tiles, largest=27))
     rng = np.random.default_rng(5)
     shape = (160, 134, 61)
-    seen = NetworkInput(rng.uniform(0.1, 1, (2, *shape)).astype(np.float32), np.eye(4))
+    seen = NetworkInput(rng.uniform(0.1, 1, (3, *shape)).astype(np.float32), np.eye(4))
     assert len(list(tiles(shape, 27))) > 4
     whole = torch.from_numpy(seen.array[None])
     expected = torch.sigmoid(Darkness()(whole))[0].numpy()

@@ -37,7 +37,7 @@ def test_operations_of_a_convolution_are_counted_exactly() -> None:
 
 
 def test_operations_of_the_detector_grow_with_its_input() -> None:
-    assert operations(Detector(), (1, 2, 64, 64, 32)) == 2 * operations(Detector(), (1, 2, 64, 64, 16))
+    assert operations(Detector(), (1, 3, 64, 64, 32)) == 2 * operations(Detector(), (1, 3, 64, 64, 16))
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.7])

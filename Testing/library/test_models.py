@@ -49,7 +49,7 @@ def test_an_exported_detector_computes_what_was_trained(trained_nowhere: Path) -
     network = Detector().eval()
     network.load_state_dict(weights)
     model = models.load_model("detector", device="cpu", models_dir=trained_nowhere)
-    x = torch.randn(1, 2, 64, 64, 32)
+    x = torch.randn(1, 3, 64, 64, 32)
     with torch.inference_mode():
         expected, _ = network(x)
         found, boxes = model.module(x.to(model.dtype, memory_format=torch.channels_last_3d))
@@ -107,6 +107,14 @@ def test_a_network_for_other_voxels_is_refused(copy: Path) -> None:
     manifest["input"]["spacing_mm"] = [0.5, 0.5, 0.64]
     (copy / "detector.json").write_text(json.dumps(manifest))
     with pytest.raises(ModelError, match=r"detector\.json .*0\.5 x 0\.5 x 0\.64 mm.* makes 0\.5 x 0\.5 x 1 mm"):
+        models.load_model("detector", device="cpu", models_dir=copy)
+
+
+def test_a_network_that_reads_other_channels_is_refused(copy: Path) -> None:
+    manifest = json.loads((copy / "detector.json").read_text())
+    manifest["input"]["channels"] = ["SWI", "phase"]
+    (copy / "detector.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"detector\.json .*\['SWI', 'phase'\], .*'spacing'"):
         models.load_model("detector", device="cpu", models_dir=copy)
 
 

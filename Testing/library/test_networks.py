@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from CMBDetectorLib.networks import anchors
-from CMBDetectorLib.networks.backbone import FEATURES
+from CMBDetectorLib.networks.backbone import CHANNELS, FEATURES
 from CMBDetectorLib.networks.detector import Detector, Fusion
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC, Prototypes
@@ -19,7 +19,7 @@ torch.set_num_threads(1)  # for tensors this small, threads cost more than they 
 
 @pytest.mark.parametrize("ffm", [True, False])
 def test_the_detector_answers_on_a_2_mm_grid_with_and_without_ffm(ffm: bool) -> None:
-    logits, boxes = Detector(ffm).eval()(torch.zeros(2, 2, 64, 32, 16))
+    logits, boxes = Detector(ffm).eval()(torch.zeros(2, CHANNELS, 64, 32, 16))
     assert logits.shape == (2, 3, 16, 8, 8)
     assert boxes.shape == (2, 3, 4, 16, 8, 8)
 
@@ -38,7 +38,7 @@ def test_the_baseline_reads_the_third_level_alone() -> None:
 
 def test_the_plain_unet_answers_on_a_1_mm_grid_and_is_no_larger_than_the_detector() -> None:
     network = PlainUNet().eval()
-    assert network(torch.zeros(2, 2, 64, 32, 16)).shape == (2, 32, 16, 16)
+    assert network(torch.zeros(2, CHANNELS, 64, 32, 16)).shape == (2, 32, 16, 16)
     sizes = [sum(p.numel() for p in n.parameters()) for n in (network, Detector(), Detector(ffm=False))]
     assert 0.85 < sizes[0] / sizes[1] <= sizes[0] / sizes[2] < 1.0, sizes
 
@@ -65,19 +65,21 @@ def test_a_cell_looks_at_the_place_that_anchors_gives_it() -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.constant_(module.weight, 0.01)
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.ones_(module.weight)  # of a new residual unit it is 0
     for parameter in network.d3.up.parameters():
         nn.init.zeros_(parameter)  # coarser levels see symmetrically around their own, coarser cells
     network.at_2_mm[0] = nn.AvgPool3d(2)  # a maximum would pick one side
 
-    image = torch.ones(1, 2, 64, 64, 32, requires_grad=True)
-    cell = (8, 7, 9)
+    image = torch.ones(1, CHANNELS, 128, 128, 64, requires_grad=True)  # all that the cell sees
+    cell = (16, 15, 17)
     logits, _ = network(image)
     logits[(0, 0, *cell)].backward()
     assert image.grad is not None
     weight = image.grad[0, 0].double().numpy()
     voxels = np.stack(np.meshgrid(*(np.arange(n) for n in weight.shape), indexing="ij"), axis=-1)
     seen_mm = (voxels * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum() * anchors.SPACING_MM
-    expected_mm = anchors.cell_centers_mm((16, 16, 16))[cell]
+    expected_mm = anchors.cell_centers_mm((32, 32, 32))[cell]
     assert np.allclose(seen_mm, expected_mm, atol=1e-3)
 
 
@@ -117,7 +119,7 @@ def test_a_scripted_detector_computes_the_same_at_any_size() -> None:
     network = Detector().eval()
     scripted = torch.jit.script(network)
     for shape in ((32, 64, 16), (64, 32, 48)):
-        x = torch.randn(1, 2, *shape)
+        x = torch.randn(1, CHANNELS, *shape)
         with torch.no_grad():
             for eager, found in zip(network(x), scripted(x), strict=True):
                 assert torch.allclose(eager, found, atol=1e-5)

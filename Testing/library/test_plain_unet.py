@@ -13,6 +13,7 @@ from CMBDetectorLib.training.config import DetectorTraining
 from CMBDetectorLib.training.data import Case, detector_batch
 from CMBDetectorLib.training.detector import MaskObjective
 from CMBDetectorLib.training.export import export_model
+from CMBDetectorLib.training.implants import Scan
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import mask_loss
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE, Lesions, balls
@@ -64,10 +65,10 @@ def test_the_plain_unet_learns_to_mark_dark_balls(tmp_path: Path) -> None:
     truth = [lesions((7.3, 8.9, 6.2, 4.0, True), (10.2, 5.1, 11.4, 4.0, True)), lesions()]
     masks = torch.from_numpy(np.stack([balls((16, 16, 16), one) for one in truth]))
     fine = masks.repeat_interleave(2, 1).repeat_interleave(2, 2) == POSITIVE
-    image = torch.zeros(2, 2, *SMALL)
+    image = torch.zeros(2, 3, *SMALL)
     image[:, 0] = 0.05 * torch.randn(2, *SMALL, generator=torch.Generator().manual_seed(0)) - 0.7 * fine
     options = {"out": tmp_path, "cases": tmp_path, "cache": tmp_path, "crop": SMALL, "bfloat16": False}
-    config = DetectorTraining(**options, head="mask", steps=45, learning_rate=1e-2, average=0.7)  # type: ignore[arg-type]
+    config = DetectorTraining(**options, head="mask", steps=60, learning_rate=1e-2, average=0.7)  # type: ignore[arg-type]
     torch.manual_seed(0)
     fit(MaskObjective(), lambda step: {"image": image, "mask": masks}, config, silent)
 
@@ -81,7 +82,8 @@ def test_the_plain_unet_learns_to_mark_dark_balls(tmp_path: Path) -> None:
 
 def test_the_plain_unet_reads_the_very_batches_of_the_detector(tmp_path: Path) -> None:
     image = np.full((2, 48, 48, 24), 0.1, np.float16)
-    case = Case(image, lesions((12.0, 12.0, 12.0, 4.0, True)))
+    scan = Scan(rad_per_ppm=16.05, acquired_mm=0.5, slice_mm=2.0)
+    case = Case(image, lesions((12.0, 12.0, 12.0, 4.0, True)), np.zeros((48, 48, 24), bool), scan)
     options = {"out": tmp_path, "cases": tmp_path, "cache": tmp_path, "crop": SMALL, "bfloat16": False, "batch": 2}
     one, other = (
         detector_batch([case], DetectorTraining(**options, head=head), 3)  # type: ignore[arg-type]

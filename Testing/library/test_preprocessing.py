@@ -65,6 +65,18 @@ def test_a_ball_lands_where_it_is_to_a_tenth_of_a_millimeter() -> None:
     assert np.abs(center - BALL_RAS_MM).max() < 0.1
 
 
+@pytest.mark.parametrize(("spacing_mm", "expected"), [(0.5, -0.368), (2.0, 0.0), (4.0, 0.5), (9.0, 0.535)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_the_detector_is_told_how_far_apart_the_slices_lie(
+    spacing_mm: float, expected: float, axes: tuple[int, ...]
+) -> None:
+    array = np.random.default_rng(0).uniform(80, 120, (24, 24, 12)).astype(np.float32)
+    scan = stored_as(Volume(array, np.diag([1.0, 1.0, spacing_mm, 1.0])), axes, (0,))
+    found = detector_input(scan, None, scan.with_array(np.ones(scan.array.shape, bool))).array
+    assert np.allclose(found[2][found[0] != 0], expected, atol=1e-3)
+    assert not found[2][np.abs(found[2] - expected) > 1e-3].any()
+
+
 def test_the_detector_grid_is_the_one_its_anchors_speak_of() -> None:
     swi, brain = scan_with_ball()
     found = detector_input(swi, None, brain)

@@ -7,24 +7,38 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.networks import anchors
+from CMBDetectorLib.networks.blocks import Residual
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
+from CMBDetectorLib.training import data
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
-from CMBDetectorLib.training.data import Case, _implanted, cut, detector_batch, draw_crop, load_cases, turn, vary
+from CMBDetectorLib.training.data import (
+    Case,
+    _implanted,
+    cut,
+    detector_batch,
+    detector_input,
+    draw_crop,
+    load_cases,
+    turn,
+    vary,
+)
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
-from CMBDetectorLib.training.implants import Scan
-from CMBDetectorLib.training.loop import fit, learning_rate
+from CMBDetectorLib.training.implants import Scan, implant
+from CMBDetectorLib.training.loop import fit, learning_rate, start_from
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
 from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
+from CMBDetectorLib.training.slices import least_thicker_mm, with_thicker_slices
 from CMBDetectorLib.training.split import PARTS, heads_of
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE, Lesions, assign
 from CMBDetectorLib.volume import Volume, write_volume
@@ -50,7 +64,8 @@ def toy_case(centers_mm: list[tuple[float, float, float]], shape: tuple[int, int
     voxel_mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     for center_mm in centers_mm:
         image[0] -= 0.7 * (np.linalg.norm(voxel_mm - center_mm, axis=-1) < diameter_mm / 2)
-    return Case(image.astype(np.float16), lesions(*centers_mm, diameter_mm=diameter_mm), ())
+    tissue, scan = np.zeros(shape, bool), Scan(rad_per_ppm=16.05, acquired_mm=0.5, slice_mm=2.0)
+    return Case(image.astype(np.float16), lesions(*centers_mm, diameter_mm=diameter_mm), tissue, scan)
 
 
 def detector_training(folder: Path, **options: object) -> DetectorTraining:
@@ -114,7 +129,7 @@ def test_the_learning_rate_rises_then_falls(tmp_path: Path) -> None:
 
 
 def test_a_lesion_teaches_the_closest_anchor_around_its_center() -> None:
-    label, boxes = assign((16, 16, 16), lesions((15.3, 14.2, 16.1), diameter_mm=4.5))
+    label, boxes, _ = assign((16, 16, 16), lesions((15.3, 14.2, 16.1), diameter_mm=4.5))
     distance_mm = np.linalg.norm(anchors.cell_centers_mm((16, 16, 16)) - (15.3, 14.2, 16.1), axis=-1)
     assert np.array_equal(label[1] == POSITIVE, distance_mm <= 1.8)
     assert not (label[[0, 2]] == POSITIVE).any()
@@ -127,22 +142,29 @@ def test_a_lesion_teaches_the_closest_anchor_around_its_center() -> None:
 
 
 def test_every_lesion_has_a_cell_even_where_lesions_touch() -> None:
-    label, boxes = assign((8, 8, 8), lesions((7.0, 7.0, 7.0), (9.5, 7.0, 7.0), diameter_mm=2.0))
+    label, boxes, _ = assign((8, 8, 8), lesions((7.0, 7.0, 7.0), (9.5, 7.0, 7.0), diameter_mm=2.0))
     logits = torch.from_numpy(np.where(label == POSITIVE, 5.0, -5.0))
     _, center_mm, _ = anchors.decode(logits, torch.from_numpy(boxes), 0.5)
     assert set(np.round(center_mm[:, 0], 3)) == {7.0, 9.5}
 
 
 def test_a_faint_lesion_is_neither_taught_nor_punished() -> None:
-    label, _ = assign((8, 8, 8), lesions((7.0, 7.0, 7.0), diameter_mm=0.0, counts=False))
+    label, _, _ = assign((8, 8, 8), lesions((7.0, 7.0, 7.0), diameter_mm=0.0, counts=False))
     assert not (label == POSITIVE).any()
     assert (label == IGNORED).any()
 
 
 def test_a_crop_without_lesions_is_negative_everywhere() -> None:
-    label, boxes = assign((4, 4, 4), lesions())
+    label, boxes, _ = assign((4, 4, 4), lesions())
     assert (label == NEGATIVE).all()
     assert not boxes.any()
+
+
+@pytest.mark.parametrize("diameter_mm", [2.0, 4.0, 9.0])
+def test_the_cells_of_a_lesion_share_one_weight(diameter_mm: float) -> None:
+    label, _, weight = assign((16, 16, 16), lesions((15.3, 14.2, 16.1), (4.2, 25.0, 8.0), diameter_mm=diameter_mm))
+    assert weight.sum() == pytest.approx(2)
+    assert ((weight > 0) == (label == POSITIVE)).all()
 
 
 # --- crops
@@ -199,10 +221,11 @@ def test_some_lesion_free_crops_lie_around_mimics(tmp_path: Path) -> None:
     image = np.array(empty.image)
     image[0] = 0.01
     image[0, 80, 80, 40] = 1
-    case = Case(image, empty.lesions, (np.array([[40.0, 40.0, 40.0]]),))
+    case = replace(empty, image=image, mimics_mm=(np.array([[40.0, 40.0, 40.0]]),))
     rng = np.random.default_rng(0)
     crops = [
-        draw_crop([case], detector_training(tmp_path), rng, with_lesions=False, has_phase=True)[0] for _ in range(40)
+        draw_crop([case], detector_training(tmp_path, thickened=0.0), rng, with_lesions=False, has_phase=True)[0]
+        for _ in range(40)
     ]
     assert sum(crop.max() == 1 for crop in crops) >= 10
 
@@ -221,42 +244,40 @@ def test_the_share_of_crops_without_phase_is_as_asked(tmp_path: Path) -> None:
     image = np.array(case.image)
     image[:] = 0.1
     config = detector_training(tmp_path, without_phase=0.3)
-    full = Case(image, case.lesions)
+    full = replace(case, image=image)
     empty = [not crop[1].any() for step in range(60) for crop in detector_batch([full], config, step)["image"].numpy()]
     assert 0.2 < np.mean(empty) < 0.4
 
 
-def with_scan(case: Case) -> Case:
-    """The case, all of it tissue, with what implanting needs to know."""
+def all_tissue(case: Case) -> Case:
+    """The case, smooth and all of it tissue, so that lesions can be put in."""
     image = np.array(case.image)
     image[0] = 0.01
-    scan = Scan(rad_per_ppm=16.05, acquired_mm=0.5, slice_mm=2.0)
-    return Case(image, case.lesions, case.mimics_mm, np.ones(image.shape[1:], bool), scan)
+    return replace(case, image=image, tissue=np.ones(image.shape[1:], bool))
 
 
 def test_half_of_the_crops_with_lesions_show_ones_that_were_put_in(tmp_path: Path) -> None:
-    case = with_scan(toy_case([], (96, 96, 48), diameter_mm=4))
+    case = all_tissue(toy_case([], (96, 96, 48), diameter_mm=4))
     rng = np.random.default_rng(0)
     config = detector_training(tmp_path, implanted=0.5)
     drawn = [draw_crop([case], config, rng, with_lesions=True, has_phase=True) for _ in range(40)]
-    shown = [lesions.present for _, lesions in drawn]
+    shown = [lesions.present for _, lesions, _ in drawn]
     assert 8 <= sum(shown) <= 28
-    assert all(image[0].min() < -0.2 for image, lesions in drawn if lesions.present)
+    assert all(image[0].min() < -0.2 for image, lesions, _ in drawn if lesions.present)
 
 
 def test_an_implant_lies_in_the_slices_of_its_scan_wherever_the_crop_begins(tmp_path: Path) -> None:
-    empty = with_scan(toy_case([], (96, 96, 64), diameter_mm=4))
-    assert empty.scan is not None
+    empty = all_tissue(toy_case([], (96, 96, 64), diameter_mm=4))
     tissue = np.zeros(empty.image.shape[1:], bool)
     tissue[48, 48, 31] = True
     case = replace(empty, tissue=tissue, scan=replace(empty.scan, slice_mm=3.0))
-    config = detector_training(tmp_path, crop=(64, 64, 48))
+    config = detector_training(tmp_path, crop=(64, 64, 48), thickened=0.0)
     changes = []
     for center_mm in (30.0, 31.0, 32.0):  # the crop begins one voxel later each time
         center = np.array([24.0, 24.0, center_mm])
         plain, _ = cut(case, center, config.crop)
-        shown, lesions = _implanted(case, center, config, 1, np.random.default_rng(4))
-        assert len(lesions.center_mm) == 1
+        shown, lesions, slice_mm = _implanted(case, center, config, 1, np.random.default_rng(4))
+        assert (len(lesions.center_mm), slice_mm) == (1, 3.0)
         first = round(center_mm) - 24
         changes.append((shown - plain)[..., 31 - first - 6 : 31 - first + 7])
     assert np.abs(changes[0][0]).max() > 0.2
@@ -264,12 +285,115 @@ def test_an_implant_lies_in_the_slices_of_its_scan_wherever_the_crop_begins(tmp_
     assert np.allclose(changes[0], changes[1], atol=2e-3) and np.allclose(changes[0], changes[2], atol=2e-3)
 
 
+@pytest.mark.parametrize("own_mm", [1.2, 1.5, 2.0])
+@pytest.mark.parametrize("slice_mm", [3.75, 4.2])
+def test_thicker_slices_blur_as_much_as_a_scan_of_them_whatever_its_own(own_mm: float, slice_mm: float) -> None:
+    # The mean over all places of the slices is a bell around the dot, whose variance is known.
+    length = 80
+    around_mm = np.arange(length) - length // 2
+    own = np.clip(own_mm / 2 + 0.5 - np.abs(around_mm), 0, 1)  # a box of the slice, in voxels of 1 mm
+    own_scan = np.convolve(own / own.sum(), np.maximum(0, 1 - np.abs(np.arange(-5, 6)) / own_mm), "same")
+    image = np.full((2, 1, 1, length), 0.2, np.float32)
+    image[0, 0, 0] += (own_scan / own_scan.sum()).astype(np.float32)
+    offsets = np.arange(0, slice_mm, 0.05)
+    dot = np.mean([with_thicker_slices(image, own_mm, slice_mm, -offset)[0, 0, 0] - 0.2 for offset in offsets], axis=0)
+    before, after = (
+        (part * around_mm**2).sum() / part.sum() - ((part * around_mm).sum() / part.sum()) ** 2
+        for part in (image[0, 0, 0] - 0.2, dot)
+    )
+    window = max(slice_mm**2 - 3 * own_mm**2 - 1, 1)
+    assert dot.sum() == pytest.approx(1, abs=0.01)
+    assert after == pytest.approx(before + window / 12 + 1 / 12 + slice_mm**2 / 6, rel=0.02)
+    assert after == pytest.approx(slice_mm**2 / 4, rel=0.08)  # as the scan with thicker slices
+
+
+def test_thicker_slices_are_means_and_steps_between_them() -> None:
+    image = np.random.default_rng(0).uniform(-0.3, 0.3, (2, 3, 3, 24)).astype(np.float32)
+    own_mm = np.sqrt((16 - 9 - 1) / 3)  # leaves a window of 3 mm
+    thick = with_thicker_slices(image, own_mm, 4.0, 2.0)  # centers at 2, 6, 10, ...
+    assert np.allclose(thick[0, ..., 6], image[0, ..., 5:8].mean(axis=-1), atol=1e-5)
+    assert np.allclose(thick[0, ..., 7], 0.75 * thick[0, ..., 6] + 0.25 * thick[0, ..., 10], atol=1e-5)
+
+
+@pytest.mark.parametrize("offset_mm", [0.0, 0.7, 1.6, 2.9, 4.1])
+def test_thicker_slices_leave_a_uniform_brain_as_it_is_up_to_its_edge(offset_mm: float) -> None:
+    image = np.full((2, 4, 4, 24), -0.4, np.float32)
+    image[:, 0], image[..., :6], image[..., 19:] = 0, 0, 0
+    thick = with_thicker_slices(image, 1.5, 4.2, -offset_mm)
+    assert np.allclose(thick, image, atol=1e-5)
+
+
+def test_phase_at_the_wrap_keeps_its_size_in_thicker_slices() -> None:
+    image = np.full((2, 4, 4, 24), 0.1, np.float32)
+    image[1, ..., ::2], image[1, ..., 1::2] = 0.98, -0.98  # of pi: the same angle but for a little
+    assert (np.abs(with_thicker_slices(image, 1.2, 4.0, -0.5)[1]) > 0.95).all()
+
+
+def test_a_crop_made_thick_says_so_and_does_not_teach_what_was_there(tmp_path: Path) -> None:
+    case = all_tissue(toy_case([(20.0, 20.0, 20.0)], (96, 96, 64), diameter_mm=4))
+    config = detector_training(tmp_path, crop=(64, 64, 48), thickened=0.5)
+    center_mm = np.array([24.0, 24.0, 31.0])
+    shown = [_implanted(case, center_mm, config, 2, np.random.default_rng(seed)) for seed in range(16)]
+    made_thick = [slice_mm > 2 for _, _, slice_mm in shown]
+    assert 3 <= sum(made_thick) <= 13
+    assert all(least_thicker_mm(2.0) <= slice_mm <= 4.2 for _, _, slice_mm in shown if slice_mm > 2)
+    # The one that was there comes first.
+    assert [not lesions.counts[0] for _, lesions, _ in shown] == made_thick
+
+
+def test_slices_that_are_thick_already_are_left_as_they_are(tmp_path: Path) -> None:
+    case = all_tissue(toy_case([], (96, 96, 64), diameter_mm=4))
+    thick = replace(case, scan=replace(case.scan, slice_mm=3.0))
+    config = detector_training(tmp_path, crop=(64, 64, 48), thickened=1.0)
+    center_mm = np.array([24.0, 24.0, 31.0])
+    assert {_implanted(thick, center_mm, config, 1, np.random.default_rng(seed))[2] for seed in range(8)} == {3.0}
+
+
+def test_an_implant_lies_in_the_slices_of_a_crop_made_thick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = all_tissue(toy_case([], (96, 96, 64), diameter_mm=4))
+    config = detector_training(tmp_path, crop=(64, 64, 48), thickened=1.0)
+    slices: list[tuple[float, float]] = []
+
+    def thicker(image: np.ndarray, own_mm: float, slice_mm: float, first_slice_mm: float) -> np.ndarray:
+        slices.append((slice_mm, first_slice_mm))
+        return with_thicker_slices(image, own_mm, slice_mm, first_slice_mm)
+
+    def put_in(*given: Any, **options: Any) -> tuple[np.ndarray, Lesions]:
+        slices.append((given[4].slice_mm, options["first_slice_mm"]))
+        return implant(*given, **options)
+
+    monkeypatch.setattr(data, "with_thicker_slices", thicker)
+    monkeypatch.setattr(data, "implant", put_in)
+    _, lesions, slice_mm = _implanted(case, np.array([24.0, 24.0, 31.0]), config, 1, np.random.default_rng(0))
+    assert len(lesions.center_mm) == 1
+    assert slices[0] == slices[1]
+    assert slices[0][0] == slice_mm
+
+
+def test_the_third_channel_is_the_spacing_of_the_slices_in_the_brain(tmp_path: Path) -> None:
+    case = toy_case([(8.0, 8.0, 8.0)], (64, 64, 32), diameter_mm=4)
+    image = np.array(case.image)
+    image[:, :, :20] = 0
+    thick = replace(case, image=image, scan=replace(case.scan, slice_mm=4.0))
+    shown = detector_batch([thick], detector_training(tmp_path, thickened=0.0), 0)["image"]
+    assert (shown[:, 0] == 0).any()
+    assert torch.equal(shown[:, 2], 0.5 * (shown[:, 0] != 0))
+
+
+def test_training_tells_the_spacing_as_the_search_does(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    config = detector_training(tmp_path, thickened=0.0, crop=(64, 64, 32))
+    shown = detector_batch(load_cases(config, silent), config, 0)["image"][:, 2]
+    searched = detector_input(tmp_path / "a").array[2]
+    assert np.allclose(shown[shown != 0].unique(), np.unique(searched[searched != 0]))
+
+
 def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path: Path) -> None:
-    case = with_scan(toy_case([], (96, 96, 48), diameter_mm=4))
+    case = all_tissue(toy_case([], (96, 96, 48), diameter_mm=4))
     config = detector_training(tmp_path, calcified=1.0)
     for has_phase in (True, False):
         rng = np.random.default_rng(0)
-        image, lesions = draw_crop([case], config, rng, with_lesions=False, has_phase=has_phase)
+        image, lesions, _ = draw_crop([case], config, rng, with_lesions=False, has_phase=has_phase)
         assert not lesions.present
         assert bool(image[0].min() < -0.2) is has_phase
 
@@ -346,14 +470,30 @@ def test_cases_of_other_heads_are_left_out(tmp_path: Path) -> None:
 
 
 def test_objectness_costs_little_when_right_and_ignores_what_is_ignored() -> None:
-    label = torch.zeros(1, 3, 4, 4, 4, dtype=torch.int8)
+    label, weight = torch.zeros(1, 3, 4, 4, 4, dtype=torch.int8), torch.zeros(1, 3, 4, 4, 4)
     label[0, 0, 1, 1, 1], label[0, 0, 2, 2, 2] = POSITIVE, IGNORED
+    weight[0, 0, 1, 1, 1] = 1
     right = torch.full(label.shape, -12.0)
     right[0, 0, 1, 1, 1] = right[0, 0, 2, 2, 2] = 12.0
     wrong = right.clone()
     wrong[0, 0, 1, 1, 1] = -12.0
-    assert objectness_loss(right, label, 4).item() < 1e-4
-    assert objectness_loss(wrong, label, 4).item() == pytest.approx(12, rel=0.01)
+    assert objectness_loss(right, label, weight, 4).item() < 1e-4
+    assert objectness_loss(wrong, label, weight, 4).item() == pytest.approx(12, rel=0.01)
+
+
+def test_a_missed_small_lesion_costs_as_much_as_a_missed_large_one() -> None:
+    costs = []
+    for missed in (0, 1):
+        centers, diameters_mm = np.array([[8.0, 8.0, 8.0], [24.0, 24.0, 24.0]]), np.array([2.2, 9.0])
+        label, _, weight = (
+            torch.from_numpy(array) for array in assign((16, 16, 16), Lesions(centers, diameters_mm, np.ones(2, bool)))
+        )
+        logits = torch.where(label == POSITIVE, 12.0, -12.0)
+        cell_mm = torch.from_numpy(anchors.cell_centers_mm((16, 16, 16)))
+        around = torch.linalg.vector_norm(cell_mm - torch.from_numpy(centers[missed]), dim=-1) < 6
+        costs.append(objectness_loss(logits.masked_fill(around, -12.0), label, weight, 4).item())
+    assert costs[0] == pytest.approx(costs[1], rel=1e-3)
+    assert costs[0] == pytest.approx(6, rel=0.01)  # one of two lesions
 
 
 def test_the_hard_sample_of_a_lesion_free_crop_is_its_most_probable_cell() -> None:
@@ -389,10 +529,12 @@ def test_a_detector_learns_dark_balls_and_finds_them_within_a_millimeter_and_a_h
     config = detector_training(tmp_path, steps=80, learning_rate=2e-3, average=0.8)
     torch.manual_seed(0)
     objective = DetectorObjective(config)
-    labels, boxes = zip(*(assign((8, 8, 8), case.lesions) for case in cases), strict=True)
+    labels, boxes, weights = zip(*(assign((8, 8, 8), case.lesions) for case in cases), strict=True)
+    spacing = np.zeros((1, *SMALL))
     batch = {
-        "image": torch.from_numpy(np.stack([case.image for case in cases]).astype(np.float32)),
+        "image": torch.from_numpy(np.stack([(*case.image, *spacing) for case in cases]).astype(np.float32)),
         "label": torch.from_numpy(np.stack(labels)),
+        "weight": torch.from_numpy(np.stack(weights)),
         "boxes": torch.from_numpy(np.stack(boxes)),
         "with_lesions": torch.tensor([True, True, False]),
     }
@@ -444,6 +586,41 @@ def test_a_run_stops_when_its_minutes_are_over(tmp_path: Path) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
     checkpoint = train_detector(detector_training(tmp_path, steps=1000, minutes=0.0), silent)
     assert torch.load(checkpoint, weights_only=True)["step"] == 1
+
+
+def test_a_network_that_read_fewer_channels_answers_the_same_in_a_larger_one(tmp_path: Path) -> None:
+    class TwoChannels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv3d(2, 4, 3), nn.Conv3d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x))
+
+    class ThreeChannels(TwoChannels):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv3d(3, 4, 3)
+
+    old, objective = TwoChannels(), nn.Module()
+    torch.jit.save(torch.jit.script(old), str(tmp_path / "old.pt"))
+    objective.network = ThreeChannels()
+    start_from(tmp_path / "old.pt", objective)
+    x = torch.randn(1, 3, 5, 5, 5)
+    assert torch.allclose(objective.network(x), old(x[:, :2]), atol=1e-6)
+
+
+def test_only_the_layer_that_reads_the_input_may_have_read_fewer_channels(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv3d(4, 1, 1))), str(tmp_path / "old.pt"))
+    objective = nn.Module()
+    objective.network = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv3d(5, 1, 1))
+    with pytest.raises(InputError, match="does not hold the weights"):
+        start_from(tmp_path / "old.pt", objective)
+
+
+def test_residual_units_change_nothing_at_first() -> None:
+    x = torch.rand(2, 6, 5, 5, 5)  # as after a ReLU
+    assert torch.equal(Residual(6)(x), x)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
