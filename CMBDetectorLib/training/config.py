@@ -120,7 +120,7 @@ class DetectorTraining(Training):
         Share of the crops without lesions that get calcifications on the fly.
     thickened : float
         Share of the crops without rendered lesions that are averaged as thicker slices would, where the scan's own are
-        thin enough (up to 2.2 mm).
+        thin enough (under 2.28 mm).
     without_phase : float
         Share of crops whose phase channel is emptied, so that SWI alone works too.
     """

@@ -19,6 +19,7 @@ from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.networks.blocks import Residual
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
+from CMBDetectorLib.preprocessing import spacing_channel
 from CMBDetectorLib.training import data
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
 from CMBDetectorLib.training.data import (
@@ -381,11 +382,29 @@ def test_the_third_channel_is_the_spacing_of_the_slices_in_the_brain(tmp_path: P
 
 
 def test_training_tells_the_spacing_as_the_search_does(tmp_path: Path) -> None:
-    write_case(tmp_path / "a", heads_of("train")[0])
+    write_case(tmp_path / "a", heads_of("train")[0], slice_mm=3.0)
     config = detector_training(tmp_path, thickened=0.0, crop=(64, 64, 32))
     shown = detector_batch(load_cases(config, silent), config, 0)["image"][:, 2]
     searched = detector_input(tmp_path / "a").array[2]
+    assert shown.max() == pytest.approx(np.log2(1.5) / 2)
     assert np.allclose(shown[shown != 0].unique(), np.unique(searched[searched != 0]))
+
+
+def test_training_tells_the_spacing_that_a_crop_was_made_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = toy_case([], (96, 96, 64), diameter_mm=4)
+    shown_mm = []
+
+    def thicker(image: np.ndarray, own_mm: float, slice_mm: float, first_slice_mm: float) -> np.ndarray:
+        shown_mm.append(slice_mm)
+        return with_thicker_slices(image, own_mm, slice_mm, first_slice_mm)
+
+    monkeypatch.setattr(data, "with_thicker_slices", thicker)
+    config = detector_training(tmp_path, thickened=1.0, calcified=0.0, implanted=0.0, batch=4)
+    told = detector_batch([case], config, 0)["image"][:, 2]
+    assert len(shown_mm) == 4
+    assert np.allclose(told.amax(dim=(1, 2, 3)), [spacing_channel(mm) for mm in shown_mm])
 
 
 def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path: Path) -> None:
@@ -409,9 +428,12 @@ def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
 # --- simulated cases from disk
 
 
-def write_case(folder: Path, head: str, sign: int = 1) -> None:
-    """A ball of brain with a dark dot at RAS (4, 6, 9) mm, whose phase is positive where `sign` is."""
-    matrix = np.diag([1.0, 1.0, 2.0, 1.0])
+def write_case(folder: Path, head: str, sign: int = 1, slice_mm: float = 2.0) -> None:
+    """A ball of brain with a dark dot at RAS (4, 6, 9) mm, whose phase is positive where `sign` is.
+
+    With slices other than of 2 mm ball and dot are stretched.
+    """
+    matrix = np.diag([1.0, 1.0, slice_mm, 1.0])
     matrix[:3, 3] = (-20, -20, -20)
     axes = [np.arange(n) * step - 20 for n, step in zip((41, 41, 21), (1, 1, 2), strict=True)]
     radius_mm = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
