@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from CMBDetectorLib import __version__
+from CMBDetectorLib import __version__, models
 from CMBDetectorLib.errors import InputError, OutputError
-from CMBDetectorLib.networks.backbone import CHANNELS
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.segmenter import Segmenter
@@ -33,8 +32,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
         "input": {
             "shape": "(B, 3, R, A, S), R and A multiples of 32, S of 16",
             "orientation": "RAS",
-            "spacing_mm": [0.5, 0.5, 1.0],
-            "channels": ["SWI", "phase", "spacing"],
+            "spacing_mm": [*models.SPACING_MM["detector"]],
+            "channels": models.CHANNELS["detector"],
             "normalization": "SWI over its local brain mean, minus 1; phase, high-pass filtered, paramagnetic "
             "positive, over pi, or zeros without phase; half the log2 of the scan's voxel size along S (from 1.2 "
             "to 4.2 mm) over 2 mm; all clipped to [-1, 1] and 0 outside the brain",
@@ -48,8 +47,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
         "input": {
             "shape": "(B, 4, R, A, S), multiples of 16, 16 and 8",
             "orientation": "RAS",
-            "spacing_mm": [1.0, 1.0, 2.0],
-            "channels": ["SWI", "R", "A", "S"],
+            "spacing_mm": [*models.SPACING_MM["segmenter"]],
+            "channels": models.CHANNELS["segmenter"],
             "normalization": "SWI as z-score over the head, clipped to [-3, 3]; coordinates relative to the head's "
             "centroid, in units of 100 mm",
         },
@@ -59,7 +58,10 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     },
 }
 
-EXAMPLE_INPUT = {"detector": (1, CHANNELS, 64, 32, 32), "segmenter": (1, 4, 64, 32, 48)}
+EXAMPLE_INPUT = {
+    "detector": (1, len(models.CHANNELS["detector"]), 64, 32, 32),
+    "segmenter": (1, len(models.CHANNELS["segmenter"]), 64, 32, 48),
+}
 TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 
