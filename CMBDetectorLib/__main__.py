@@ -110,7 +110,9 @@ def simulate(options: argparse.Namespace) -> None:
         varied=options.varied,
         burden=options.burden,
         heads=options.only.split(",") if options.only else None,
+        vessels=options.vessels,
         device=options.device,
+        processes=options.processes,
         pictures=options.pictures,
         progress=_progress(options),
     )
@@ -282,6 +284,10 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--burden", default="realistic", metavar="NAME", help="microbleeds per case: a number, or "
                       "realistic, none, many or training (default: %(default)s)")  # fmt: skip
     many.add_argument("--only", metavar="NN,NN", help="heads to use (default: all in the folder)")
+    many.add_argument("--vessels", type=int, default=1, metavar="N", help="sets of veins and arteries that every head "
+                      "has in turn (default: %(default)s)")  # fmt: skip
+    many.add_argument("--processes", type=int, default=1, metavar="N", help="cases rendered at a time; each takes up "
+                      "to 9 GB (default: %(default)s)")  # fmt: skip
     many.add_argument("--pictures", action="store_true", help="also write a montage.png of every case")
     many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
     _add_progress(many)

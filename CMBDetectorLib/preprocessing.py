@@ -301,6 +301,6 @@ def brain_box(brain: Volume) -> tuple[slice, slice, slice]:
     boxes = ndimage.find_objects(brain.array.astype(np.uint8))
     if not boxes or boxes[0] is None:
         return slice(None), slice(None), slice(None)
-    margins = np.ceil(MARGIN_MM / brain.spacing_mm).astype(int)
+    margins = np.ceil(MARGIN_MM / brain.spacing_mm - 1e-3).astype(int)  # 8 mm are 4 voxels of 1.9999999 mm, too
     bounds = [slice(max(s.start - m, 0), s.stop + m) for s, m in zip(boxes[0], margins, strict=True)]
     return bounds[0], bounds[1], bounds[2]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.processes import each
 from CMBDetectorLib.simulation.case import render, write_case
 from CMBDetectorLib.simulation.heads import list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
@@ -16,7 +19,20 @@ from CMBDetectorLib.simulation.protocols import PROTOCOLS, Protocol, vary
 from CMBDetectorLib.simulation.vessels import VesselTree, grow_vessels
 
 BURDENS = ("realistic", "none", "many", "training")  # training: many and none in turn
+APART = 1000  # between the seeds of the vessel trees that one head has
 Progress = Callable[[str, float, str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One case that is still to be rendered; `vessels` is the seed of its head's vessel trees."""
+
+    folder: Path
+    head: str
+    vessels: int
+    protocol: Protocol
+    seed: int
+    burden: str
 
 
 def simulate(
@@ -29,7 +45,9 @@ def simulate(
     varied: bool = False,
     burden: str = "realistic",
     heads: Sequence[str] | None = None,
+    vessels: int = 1,
     device: str = "cpu",
+    processes: int = 1,
     pictures: bool = False,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> None:
@@ -47,6 +65,10 @@ def simulate(
         Draw each case's protocol from the range around the named one.
     burden : str
         One of `BURDENS`, or a number of microbleeds.
+    vessels : int
+        How many sets of vessel trees every head has in turn, one round of the heads after another.
+    processes : int
+        How many cases are rendered at a time; several compute with one thread each.
     pictures : bool
         Also write ``montage.png`` into every case.
     """
@@ -55,28 +77,47 @@ def simulate(
         raise InputError(f"There is no protocol '{protocol}'; choose all or one of {', '.join(PROTOCOLS)}.")
     if burden not in BURDENS and not burden.isdigit():
         raise InputError(f"There is no burden '{burden}'; give a number or one of {', '.join(BURDENS)}.")
+    if min(vessels, processes) < 1:
+        raise InputError(f"There are {vessels} sets of vessels and {processes} processes; give 1 or more of both.")
     kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    grown: dict[str, tuple[VesselTree, ...]] = {}
+    plans = []
     for n in range(cases):
-        folder = out / f"case_{n:04d}"
-        name = names[n % len(names)]
-        progress("simulate", n / cases, f"case {n + 1} of {cases}, head {name}")
-        if (folder / "truth.json").exists():
-            continue
-        head = load_head(heads_dir, name)
-        if name not in grown:
-            grown[name] = grow_vessels(head, seed=int(name) if name.isdigit() else 0)
+        name, turn = names[n % len(names)], n // len(names)
         kind = protocol_of(n, names, kinds)
         if varied:
             kind = vary(kind, np.random.default_rng([seed, n]))
-        load = ("many", "none")[(n // len(names)) % 2] if burden == "training" else burden
-        case = render(head, grown[name], kind, seed + n, load, device)
-        if pictures:
-            folder.mkdir(parents=True, exist_ok=True)
-            montage(case).save(folder / "montage.png")
-        write_case(case, folder)
+        load = ("many", "none")[turn % 2] if burden == "training" else burden
+        trees = (int(name) if name.isdigit() else 0) + APART * (turn % vessels)
+        plans.append(Plan(out / f"case_{n:04d}", name, trees, kind, seed + n, load))
+    plans = [plan for plan in plans if not (plan.folder / "truth.json").exists()]
+    with each(processes) as run:
+        pairs = sorted({(plan.head, plan.vessels) for plan in plans})
+        grown = {}
+        for n, (pair, trees) in enumerate(zip(pairs, run(partial(_grow, heads_dir), pairs), strict=True)):
+            grown[pair] = trees
+            progress("vessels", (n + 1) / len(pairs), f"head {pair[0]}")
+        jobs = [(plan, grown[plan.head, plan.vessels]) for plan in plans]
+        for n, plan in enumerate(run(partial(_render, heads_dir, device, pictures), jobs)):
+            progress("simulate", (n + 1) / len(plans), f"case {n + 1} of {len(plans)}, head {plan.head}")
     progress("simulate", 1.0, f"{cases} cases in {out}")
+
+
+def _grow(heads_dir: Path, of: tuple[str, int]) -> tuple[VesselTree, ...]:
+    """Grow the vessel trees of a head by a seed."""
+    name, seed = of
+    return grow_vessels(load_head(heads_dir, name), seed)
+
+
+def _render(heads_dir: Path, device: str, pictures: bool, job: tuple[Plan, tuple[VesselTree, ...]]) -> Plan:
+    """Render one case into its folder."""
+    plan, trees = job
+    case = render(load_head(heads_dir, plan.head), trees, plan.protocol, plan.seed, plan.burden, device)
+    if pictures:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        montage(case).save(plan.folder / "montage.png")
+    write_case(case, plan.folder)
+    return plan
 
 
 def protocol_of(case: int, heads: Sequence[str], protocols: Sequence[Protocol]) -> Protocol:

@@ -54,7 +54,7 @@ class Training:
     bfloat16 : bool
         Compute convolutions in bfloat16.
     loaders : int
-        Threads that prepare the next batches.
+        Processes that prepare cases and batches; 0 prepares them in the training process.
     """
 
     out: Path

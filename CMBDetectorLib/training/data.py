@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
 from CMBDetectorLib.phase import prepare
 from CMBDetectorLib.phase_range import to_radians
+from CMBDetectorLib.processes import each
 from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
@@ -76,9 +78,9 @@ def case_folders(config: Training) -> list[Path]:
 def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
     """Preprocess what the cache lacks and open all cases of the run's heads."""
     folders = case_folders(config)
+    prepare_cases(folders, config, progress)
     cases = []
-    for n, folder in enumerate(folders):
-        progress("prepare", n / len(folders), folder.name)
+    for folder in folders:
         image, tissue, ijk_to_ras, spacing_mm = _cached(folder, config.cache)
         truth = truth_of(folder)
         bleeds = truth["lesions"] + truth["faint"]
@@ -103,26 +105,33 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
     return cases
 
 
+def prepare_cases(folders: Sequence[Path], config: DetectorTraining, progress: Progress) -> None:
+    """Put the detector's input of the cases into the cache, where it is not there yet."""
+    missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}.json", folder)]
+    config.cache.mkdir(parents=True, exist_ok=True)
+    with each(config.loaders) as run:
+        for n, name in enumerate(run(partial(_into_cache, config.cache), missing)):
+            progress("prepare", n / len(missing), name)
+
+
+def _into_cache(cache: Path, folder: Path) -> str:
+    """Write the detector's input of a case, where its tissue is, its ijk_to_ras and the scan's voxel size, mm."""
+    made, mars = detector_input(folder), read_volume(folder / "mars.nii.gz").in_ras_order()
+    np.save(cache / f"{folder.name}.npy", made.array[:2].astype(np.float16))
+    np.save(cache / f"{folder.name}_tissue.npy", tissue_on(made, mars))
+    geometry = {"ijk_to_ras": made.ijk_to_ras.tolist(), "spacing_mm": mars.spacing_mm.tolist()}
+    (cache / f"{folder.name}.json").write_text(json.dumps(geometry), encoding="utf-8")
+    return folder.name
+
+
 def _cached(
     folder: Path, cache: Path
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Give the detector's input of a case, where its tissue is, its ijk_to_ras, and the scan's voxel size, mm.
-
-    From the cache, or made now.
-    """
-    image_file, tissue_file = cache / f"{folder.name}.npy", cache / f"{folder.name}_tissue.npy"
-    geometry_file = cache / f"{folder.name}.json"
-    if not is_fresh(geometry_file, folder):
-        made, mars = detector_input(folder), read_volume(folder / "mars.nii.gz").in_ras_order()
-        cache.mkdir(parents=True, exist_ok=True)
-        np.save(image_file, made.array[:2].astype(np.float16))
-        np.save(tissue_file, tissue_on(made, mars))
-        geometry = {"ijk_to_ras": made.ijk_to_ras.tolist(), "spacing_mm": mars.spacing_mm.tolist()}
-        geometry_file.write_text(json.dumps(geometry), encoding="utf-8")
-    geometry = json.loads(geometry_file.read_text(encoding="utf-8"))
+    """Read what `_into_cache` has written."""
+    geometry = json.loads((cache / f"{folder.name}.json").read_text(encoding="utf-8"))
     return (
-        np.load(image_file, mmap_mode="r"),
-        np.load(tissue_file, mmap_mode="r"),
+        np.load(cache / f"{folder.name}.npy", mmap_mode="r"),
+        np.load(cache / f"{folder.name}_tissue.npy", mmap_mode="r"),
         np.array(geometry["ijk_to_ras"]),
         np.array(geometry["spacing_mm"]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,4 +71,4 @@ def train_detector(config: DetectorTraining, progress: Progress) -> Path:
     cases = load_cases(config, progress)
     torch.manual_seed(config.seed)
     objective = MaskObjective() if config.head == "mask" else DetectorObjective(config)
-    return fit(objective, lambda step: detector_batch(cases, config, step), config, progress, cases=len(cases))
+    return fit(objective, partial(detector_batch, cases, config), config, progress, cases=len(cases))

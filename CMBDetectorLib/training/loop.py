@@ -8,16 +8,14 @@ import hashlib
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.models import choose_device, has_native_bfloat16
@@ -94,15 +92,15 @@ def fit(
         os.replace(path.with_suffix(".part"), path)  # atomic: a power cut leaves the old one or the new one
 
     started = saved = began = time.monotonic()
-    with _log(config.out / LOG, step) as log, _ahead(make_batch, step, config) as batches:
+    with _log(config.out / LOG, step) as log:
         try:
-            for batch in batches:
+            for batch in _ahead(make_batch, step, config, device):
                 rate = learning_rate(step, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.zero_grad(set_to_none=True)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    losses = objective({name: tensor.to(device) for name, tensor in batch.items()})
+                    losses = objective({name: each.to(device, non_blocking=True) for name, each in batch.items()})
                 torch.stack(list(losses.values())).sum().backward()
                 nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip, error_if_nonfinite=True)
                 optimizer.step()
@@ -166,27 +164,25 @@ def _average(average: nn.Module, module: nn.Module, decay: float, step: int) -> 
             mean.copy_(value)
 
 
-@contextmanager
-def _ahead(make_batch: Callable[[int], Batch], first: int, config: Training) -> Iterator[Iterator[Batch]]:
-    """Batches of the steps from `first` on, prepared in threads while the network computes."""
-    loaders = max(1, config.loaders)
-    pool = ThreadPoolExecutor(loaders)
-    waiting: deque[Future[Batch]] = deque()
+class _Steps(Dataset[Batch]):
+    """The batches of a run, by step."""
 
-    def batches() -> Iterator[Batch]:
-        upcoming = iter(range(first, config.steps))
-        for step in islice(upcoming, loaders + 1):
-            waiting.append(pool.submit(make_batch, step))
-        while waiting:
-            batch = waiting.popleft().result()
-            yield batch
-            for step in islice(upcoming, 1):
-                waiting.append(pool.submit(make_batch, step))
+    def __init__(self, make_batch: Callable[[int], Batch]) -> None:
+        self.make_batch = make_batch
 
-    try:
-        yield batches()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    def __getitem__(self, step: int) -> Batch:
+        return self.make_batch(step)
+
+
+def _ahead(make_batch: Callable[[int], Batch], first: int, config: Training, device: torch.device) -> DataLoader[Batch]:
+    """Batches of the steps from `first` on, prepared in processes while the network computes."""
+    return DataLoader(
+        _Steps(make_batch),
+        batch_size=None,
+        sampler=range(first, config.steps),
+        num_workers=config.loaders,
+        pin_memory=device.type == "cuda",
+    )
 
 
 @contextmanager

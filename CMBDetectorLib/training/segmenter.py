@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,7 @@ def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
     rendered = load_rendered(config, progress) if config.rendered > 0 or not heads else []
     torch.manual_seed(config.seed)
     objective = SegmenterObjective(config)
-    return fit(
-        objective, lambda step: segmenter_batch(rendered, heads, config, step), config, progress, cases=len(rendered)
-    )
+    return fit(objective, partial(segmenter_batch, rendered, heads, config), config, progress, cases=len(rendered))
 
 
 def load_rendered(config: SegmenterTraining, progress: Progress) -> list[RenderedScan]:
