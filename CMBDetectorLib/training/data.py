@@ -234,8 +234,7 @@ def draw_crop(
             center_mm = rng.choice(case.mimics_mm[kind]) + rng.uniform(-0.4, 0.4, 3) * size_mm
         else:
             center_mm = _place_in_brain(case, rng)
-        lesions = cut(case, center_mm, config.crop)[1]
-        if not lesions.present:
+        if not _lesions_in(case, _overlap(case, center_mm, config.crop)[0], config.crop).present:
             break
     if has_phase and rng.random() < config.calcified:  # without phase, nothing tells calcium from a microbleed
         return _implanted(case, center_mm, config, int(rng.integers(1, 4)), rng, calcified=True)
@@ -311,12 +310,16 @@ def cut(case: Case, center_mm: npt.NDArray[np.float64], size: tuple[int, int, in
     start, inside, place = _overlap(case, center_mm, size)
     image = np.zeros((2, *size), np.float32)
     image[(slice(None), *place)] = case.image[(slice(None), *inside)]
+    return image, _lesions_in(case, start, size)
 
+
+def _lesions_in(case: Case, start: npt.NDArray[np.int_], size: tuple[int, int, int]) -> Lesions:
+    """Lesions in and near the crop that begins with voxel `start`, mm from there; those outside do not count."""
     shifted_mm = case.lesions.center_mm - start * SPACING_MM
     beyond_mm = np.maximum(-shifted_mm, shifted_mm - (np.array(size) - 1) * SPACING_MM).max(axis=1, initial=-np.inf)
     near = beyond_mm < FAR_MM
     counts = case.lesions.counts & (beyond_mm <= 0)
-    return image, Lesions(shifted_mm[near], case.lesions.diameter_mm[near], counts[near])
+    return Lesions(shifted_mm[near], case.lesions.diameter_mm[near], counts[near])
 
 
 def _overlap(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
+from CMBDetectorLib.processes import each
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
 from CMBDetectorLib.training.data import case_folders, is_fresh
 from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Array, Head, load_heads, random_sample, smooth_noise
@@ -72,17 +73,21 @@ def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
 def load_rendered(config: SegmenterTraining, progress: Progress) -> list[RenderedScan]:
     """Open simulated scans with their regions, from the cache or made now. Their side is not recorded."""
     folders = case_folders(config)
-    scans = []
-    for n, folder in enumerate(folders):
-        progress("prepare", n / len(folders), folder.name)
-        channels_file, label_file = (config.cache / f"{folder.name}_{name}.npy" for name in ("segmenter", "mars"))
-        if not is_fresh(label_file, folder):
-            channels, label = segmenter_scan(folder)
-            config.cache.mkdir(parents=True, exist_ok=True)
-            np.save(channels_file, channels.astype(np.float16))
-            np.save(label_file, label)
-        scans.append(RenderedScan(np.load(channels_file, mmap_mode="r"), np.load(label_file, mmap_mode="r")))
-    return scans
+    config.cache.mkdir(parents=True, exist_ok=True)
+    missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}_mars.npy", folder)]
+    with each(config.loaders) as run:
+        for n, name in enumerate(run(partial(_into_cache, config.cache), missing)):
+            progress("prepare", n / len(missing), name)
+    files = [[config.cache / f"{folder.name}_{name}.npy" for name in ("segmenter", "mars")] for folder in folders]
+    return [RenderedScan(*(np.load(file, mmap_mode="r") for file in pair)) for pair in files]
+
+
+def _into_cache(cache: Path, folder: Path) -> str:
+    """Write what the segmenter reads of a case, and last its regions."""
+    channels, label = segmenter_scan(folder)
+    np.save(cache / f"{folder.name}_segmenter.npy", channels.astype(np.float16))
+    np.save(cache / f"{folder.name}_mars.npy", label)
+    return folder.name
 
 
 def segmenter_scan(folder: Path) -> tuple[Array, npt.NDArray[np.uint8]]:
