@@ -11,7 +11,7 @@ import torch
 
 
 @contextmanager
-def each(processes: int) -> Iterator[Callable[..., Iterator]]:
+def in_processes(processes: int) -> Iterator[Callable[..., Iterator]]:
     """Give a `map`: the usual one for up to one process, else one that computes in that many, of one thread each.
 
     Results come in order. An error ends what has not begun.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.processes import each
+from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.simulation.case import render, write_case
 from CMBDetectorLib.simulation.heads import list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
@@ -81,25 +81,17 @@ def simulate(
         raise InputError(f"There are {vessels} sets of vessels and {processes} processes; give 1 or more of both.")
     kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    plans = []
-    for n in range(cases):
-        name, turn = names[n % len(names)], n // len(names)
-        kind = protocol_of(n, names, kinds)
-        if varied:
-            kind = vary(kind, np.random.default_rng([seed, n]))
-        load = ("many", "none")[turn % 2] if burden == "training" else burden
-        trees = (int(name) if name.isdigit() else 0) + APART * (turn % vessels)
-        plans.append(Plan(out / f"case_{n:04d}", name, trees, kind, seed + n, load))
-    plans = [plan for plan in plans if not (plan.folder / "truth.json").exists()]
-    with each(processes) as run:
-        pairs = sorted({(plan.head, plan.vessels) for plan in plans})
+    every = (plan(out, n, names, kinds, seed, varied=varied, burden=burden, vessels=vessels) for n in range(cases))
+    plans = [each for each in every if not (each.folder / "truth.json").exists()]
+    with in_processes(processes) as run:
+        pairs = sorted({(each.head, each.vessels) for each in plans})
         grown = {}
         for n, (pair, trees) in enumerate(zip(pairs, run(partial(_grow, heads_dir), pairs), strict=True)):
             grown[pair] = trees
             progress("vessels", (n + 1) / len(pairs), f"head {pair[0]}")
-        jobs = [(plan, grown[plan.head, plan.vessels]) for plan in plans]
-        for n, plan in enumerate(run(partial(_render, heads_dir, device, pictures), jobs)):
-            progress("simulate", (n + 1) / len(plans), f"case {n + 1} of {len(plans)}, head {plan.head}")
+        jobs = [(each, grown[each.head, each.vessels]) for each in plans]
+        for n, head in enumerate(run(partial(_render, heads_dir, device, pictures), jobs)):
+            progress("simulate", (n + 1) / len(plans), f"case {n + 1} of {len(plans)}, head {head}")
     progress("simulate", 1.0, f"{cases} cases in {out}")
 
 
@@ -109,15 +101,36 @@ def _grow(heads_dir: Path, of: tuple[str, int]) -> tuple[VesselTree, ...]:
     return grow_vessels(load_head(heads_dir, name), seed)
 
 
-def _render(heads_dir: Path, device: str, pictures: bool, job: tuple[Plan, tuple[VesselTree, ...]]) -> Plan:
-    """Render one case into its folder."""
-    plan, trees = job
-    case = render(load_head(heads_dir, plan.head), trees, plan.protocol, plan.seed, plan.burden, device)
+def _render(heads_dir: Path, device: str, pictures: bool, job: tuple[Plan, tuple[VesselTree, ...]]) -> str:
+    """Render one case into its folder; return its head."""
+    what, trees = job
+    case = render(load_head(heads_dir, what.head), trees, what.protocol, what.seed, what.burden, device)
     if pictures:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        montage(case).save(plan.folder / "montage.png")
-    write_case(case, plan.folder)
-    return plan
+        what.folder.mkdir(parents=True, exist_ok=True)
+        montage(case).save(what.folder / "montage.png")
+    write_case(case, what.folder)
+    return what.head
+
+
+def plan(
+    out: Path,
+    case: int,
+    heads: Sequence[str],
+    protocols: Sequence[Protocol],
+    seed: int,
+    *,
+    varied: bool,
+    burden: str,
+    vessels: int,
+) -> Plan:
+    """Decide what one case of `simulate` shows; the case's number and these options decide it alone."""
+    head, turn = heads[case % len(heads)], case // len(heads)
+    protocol = protocol_of(case, heads, protocols)
+    if varied:
+        protocol = vary(protocol, np.random.default_rng([seed, case]))
+    load = ("many", "none")[turn % 2] if burden == "training" else burden
+    trees = (int(head) if head.isdigit() else 0) + APART * (turn % vessels)
+    return Plan(out / f"case_{case:04d}", head, trees, protocol, seed + case, load)
 
 
 def protocol_of(case: int, heads: Sequence[str], protocols: Sequence[Protocol]) -> Protocol:

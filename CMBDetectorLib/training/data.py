@@ -23,7 +23,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
 from CMBDetectorLib.phase import prepare
 from CMBDetectorLib.phase_range import to_radians
-from CMBDetectorLib.processes import each
+from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
@@ -109,7 +109,7 @@ def prepare_cases(folders: Sequence[Path], config: DetectorTraining, progress: P
     """Put the detector's input of the cases into the cache, where it is not there yet."""
     missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}.json", folder)]
     config.cache.mkdir(parents=True, exist_ok=True)
-    with each(config.loaders) as run:
+    with in_processes(config.loaders) as run:
         for n, name in enumerate(run(partial(_into_cache, config.cache), missing)):
             progress("prepare", n / len(missing), name)
 

@@ -94,7 +94,7 @@ def fit(
     started = saved = began = time.monotonic()
     with _log(config.out / LOG, step) as log:
         try:
-            for batch in _ahead(make_batch, step, config, device):
+            for batch in ahead(make_batch, step, config, device):
                 rate = learning_rate(step, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -174,7 +174,7 @@ class _Steps(Dataset[Batch]):
         return self.make_batch(step)
 
 
-def _ahead(make_batch: Callable[[int], Batch], first: int, config: Training, device: torch.device) -> DataLoader[Batch]:
+def ahead(make_batch: Callable[[int], Batch], first: int, config: Training, device: torch.device) -> DataLoader[Batch]:
     """Batches of the steps from `first` on, prepared in processes while the network computes."""
     return DataLoader(
         _Steps(make_batch),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
-from CMBDetectorLib.processes import each
+from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
 from CMBDetectorLib.training.data import case_folders, is_fresh
 from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Array, Head, load_heads, random_sample, smooth_noise
@@ -75,7 +75,7 @@ def load_rendered(config: SegmenterTraining, progress: Progress) -> list[Rendere
     folders = case_folders(config)
     config.cache.mkdir(parents=True, exist_ok=True)
     missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}_mars.npy", folder)]
-    with each(config.loaders) as run:
+    with in_processes(config.loaders) as run:
         for n, name in enumerate(run(partial(_into_cache, config.cache), missing)):
             progress("prepare", n / len(missing), name)
     files = [[config.cache / f"{folder.name}_{name}.npy" for name in ("segmenter", "mars")] for folder in folders]

@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.preprocessing import (
     DETECTOR_SPACING_MM,
+    brain_box,
     brain_mask,
     brain_share,
     closed,
@@ -330,3 +331,10 @@ def test_the_head_is_found_stripped_or_not_and_in_spite_of_shading(air: float, s
     head = (radius < 1) * 100 * np.exp(shading_per_mm * ras[..., 1]) * rng.uniform(0.8, 1.2, radius.shape)
     channels = segmenter_channels((head + air * rng.rayleigh(1, radius.shape)).astype(np.float32))
     assert np.allclose(np.moveaxis(channels[1:], 0, -1) * 100, ras, atol=4)
+
+
+def test_the_box_of_a_brain_does_not_hang_on_the_last_bit_of_its_spacing() -> None:
+    array = np.zeros((40, 40, 40), bool)
+    array[15:25, 15:25, 15:25] = True
+    boxes = [brain_box(Volume(array, np.diag([1.0, 1.0, 2.0 + last_bit, 1.0]))) for last_bit in (-1e-7, 0.0, 1e-7)]
+    assert boxes == [(slice(7, 33), slice(7, 33), slice(11, 29))] * 3

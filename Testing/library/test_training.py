@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from CMBDetectorLib.training.data import (
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import Scan, implant
-from CMBDetectorLib.training.loop import fit, learning_rate, start_from
+from CMBDetectorLib.training.loop import ahead, fit, learning_rate, start_from
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
 from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
 from CMBDetectorLib.training.slices import least_thicker_mm, with_thicker_slices
@@ -480,6 +481,18 @@ def test_preprocessing_is_done_once(tmp_path: Path) -> None:
     (tmp_path / "a" / "swi.nii.gz").unlink()
     (second,) = load_cases(detector_training(tmp_path), silent)
     assert np.array_equal(first.image, second.image)
+
+
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_batches_are_the_same_whoever_prepares_them(tmp_path: Path, loaders: int) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    write_case(tmp_path / "b", heads_of("train")[1])
+    config = replace(detector_training(tmp_path), loaders=loaders, steps=5)
+    make = partial(detector_batch, load_cases(config, silent), config)
+    found = list(ahead(make, 2, config, torch.device("cpu")))
+    assert len(found) == 3
+    for step, batch in enumerate(found, start=2):
+        assert all(torch.equal(batch[name], expected) for name, expected in make(step).items())
 
 
 def test_cases_of_other_heads_are_left_out(tmp_path: Path) -> None:
