@@ -232,7 +232,13 @@ def export(options: argparse.Namespace) -> None:
     from CMBDetectorLib.training.export import export_model, update_manifest
 
     folder = options.models or resources_dir() / "Models"
-    manifest = export_model(options.network, options.checkpoint, folder, threshold=options.threshold)
+    manifest = export_model(
+        options.network,
+        options.checkpoint,
+        folder,
+        threshold=options.threshold,
+        threshold_without_phase=options.threshold_without_phase,
+    )
     if options.figures:
         figures = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.figures}
         for report in figures.values():
@@ -259,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
                      "runs on SWI alone and cannot tell calcifications from microbleeds")  # fmt: skip
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     one.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report (default: the one "
-                     "chosen on validation heads)")  # fmt: skip
+                     "chosen on validation heads, with phase or without)")  # fmt: skip
     one.add_argument("--device", choices=DEVICES, default="auto", help="where the networks run (default: %(default)s)")
     one.add_argument("--polarity", choices=POLARITIES, default="auto", help="how paramagnetic tissue (veins along the "
                      "field) looks on the phase image (default: %(default)s, measured)")  # fmt: skip
@@ -285,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
                       "realistic, none, many or training (default: %(default)s)")  # fmt: skip
     many.add_argument("--only", metavar="NN,NN", help="heads to use (default: all in the folder)")
     many.add_argument("--vessels", type=int, default=1, metavar="N", help="sets of veins and arteries that every head "
-                      "has in turn (default: %(default)s)")  # fmt: skip
+                      "has; each case draws one (default: %(default)s)")  # fmt: skip
     many.add_argument("--processes", type=int, default=1, metavar="N", help="cases rendered at a time; each takes up "
                       "to 9 GB (default: %(default)s)")  # fmt: skip
     many.add_argument("--pictures", action="store_true", help="also write a montage.png of every case")
@@ -361,6 +367,7 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
     ship.add_argument("--models", type=Path, metavar="DIR", help="folder to write to (default: the bundled one)")
     ship.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report by default")
+    ship.add_argument("--threshold-without-phase", type=float, metavar="P", help="the same for SWI alone")
     ship.add_argument("--figures", type=Path, nargs="+", metavar="FILE", help="reports of 'evaluate' to keep in the "
                       "manifest, under the names of their files")  # fmt: skip
     return parser

@@ -89,7 +89,7 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
                 require_memory_for(known, image, free_gb)
         phase_later = beside.submit(read_volume, request.phase) if request.phase is not None else None
         detector = load_where_it_fits("detector")
-        least = threshold(settings, detector)
+        thresholds = {reads_phase: threshold(settings, detector, reads_phase) for reads_phase in (True, False)}
         segmenter = load_where_it_fits("segmenter")
         progress("read", 0.2, f"Reading {request.swi.name}")
         swi = read_volume(request.swi)
@@ -152,7 +152,7 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
             detector_sha256=str(detector.manifest["sha256"]),
             segmenter_sha256=str(segmenter.manifest["sha256"]),
             settings=settings,
-            threshold=least,
+            threshold=thresholds[prepared is not None],
             device=detector.description,
             polarity=prepared.polarity if prepared else "none",
             seconds_per_stage=seconds,
@@ -199,13 +199,19 @@ def _announce(stage: str, notice: str, notices: list[str], progress: Progress) -
     progress(stage, 0.0, "The memory of the GPU does not suffice; going on with the CPU")
 
 
-def threshold(settings: Settings, detector: Model) -> float:
-    """The lowest probability reported: the user's, or the one that was chosen on validation heads."""
+def threshold(settings: Settings, detector: Model, reads_phase: bool) -> float:
+    """The lowest probability reported: the user's, or the one that was chosen on validation heads.
+
+    SWI alone has its own, where the manifest names one: without phase, more of what looks like a microbleed is none.
+    """
     if settings.threshold is not None:
         return settings.threshold
-    if not isinstance(detector.manifest["threshold"], float):
+    chosen = detector.manifest["threshold"]
+    if not reads_phase:
+        chosen = detector.manifest.get("threshold_without_phase", chosen)
+    if not isinstance(chosen, float):
         raise ModelError("The manifest of the detector gives no threshold. Install CMBDetector again, or set one.")
-    return detector.manifest["threshold"]
+    return chosen
 
 
 def _candidate(

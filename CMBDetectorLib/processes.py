@@ -3,26 +3,67 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
 
-import torch
+from CMBDetectorLib.errors import OutOfMemoryError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
 def in_processes(processes: int) -> Iterator[Callable[..., Iterator]]:
     """Give a `map`: the usual one for up to one process, else one that computes in that many, of one thread each.
 
-    Results come in order. An error ends what has not begun.
+    Several give their results as they finish. After an error, or when the run is stopped, nothing more is begun, and
+    what has begun is finished.
+
+    Raises
+    ------
+    OutOfMemoryError
+        A process was ended from outside, which is what happens where memory does not suffice.
     """
     if processes <= 1:
         yield map
         return
     start = multiprocessing.get_context("spawn")  # a GPU cannot be used in a fork
-    with ProcessPoolExecutor(processes, start, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(processes, start, initializer=_begin) as pool:
+
+        def run(function: Callable[[T], R], things: Iterable[T]) -> Iterator[R]:
+            upcoming = iter(things)
+            begun: set[Future[R]] = {pool.submit(function, thing) for thing in islice(upcoming, processes)}
+            while begun:
+                done, begun = wait(begun, return_when=FIRST_COMPLETED)
+                results = [future.result() for future in done]
+                begun |= {pool.submit(function, thing) for thing in islice(upcoming, len(done))}
+                yield from results
+
         try:
-            yield pool.map
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+            yield run
+        except BrokenProcessPool:
+            raise OutOfMemoryError(
+                f"One of {processes} processes was ended, as happens where memory does not suffice. Use fewer."
+            ) from None
+
+
+def _begin() -> None:
+    """Make ready a process that others compute beside."""
+    import SimpleITK as sitk
+    import torch
+
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    leave_stopping_to_the_parent()
+
+
+def leave_stopping_to_the_parent() -> None:
+    """Let a signal to a whole group of processes stop the first one alone, which then ends the others."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

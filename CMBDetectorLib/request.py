@@ -20,8 +20,8 @@ class Settings:
     Attributes
     ----------
     threshold : float or None
-        Lowest probability that is reported, from `FLOOR` to below 1; None takes the one in the detector's manifest,
-        chosen on validation heads.
+        Lowest probability that is reported, from `FLOOR` to below 1; None takes those in the detector's manifest,
+        chosen on validation heads with phase and without.
     device : str
         ``auto`` (GPU where there is one), ``cpu`` or ``cuda``.
     polarity : str

@@ -49,6 +49,9 @@ class Evaluated:
         Overlap of the regions that the scan shows.
     conspicuity : tuple of float
         How far each true lesion stands out (`conspicuity.conspicuities`); empty where nobody measured.
+    threshold : float
+        Below it the search reports nothing of this case, whatever the others' threshold: without phase of a known sign
+        it is another one.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Evaluated:
     dice: dict[str, float]
     seconds: float = 0.0
     conspicuity: tuple[float, ...] = ()
+    threshold: float = 0.0
 
     @classmethod
     def of(cls, name: str, folder: Path, result: Result) -> Evaluated:
@@ -64,7 +68,8 @@ class Evaluated:
         true, truth = read_volume(folder / "mars.nii.gz"), truth_of(folder)
         dice, _, _ = compare(result.regions.array, true.array)
         seconds = sum(result.provenance.seconds_per_stage.values())
-        return cls(name, truth, result.candidates, dice, seconds, conspicuities(result.swi, true, truth["lesions"]))
+        standing_out = conspicuities(result.swi, true, truth["lesions"])
+        return cls(name, truth, result.candidates, dice, seconds, standing_out, result.provenance.threshold)
 
     @property
     def counted(self) -> list[Candidate]:
@@ -111,10 +116,8 @@ def evaluate(
             out=out,
             settings=settings,
         )
-        result = run(request, lambda *_: None, models_dir)
-        done.append(Evaluated.of(name, folder, result))
-        threshold = result.provenance.threshold
-    report = figures(done, threshold)
+        done.append(Evaluated.of(name, folder, run(request, lambda *_: None, models_dir)))
+    report = figures(done, min(case.threshold for case in done))
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
@@ -164,11 +167,19 @@ def strata(lesion: dict[str, Any], protocol: str, conspicuity: float = np.nan) -
 
 
 def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
-    """All figures of a set of evaluated cases, with the candidates from a threshold on counted."""
+    """All figures of a set of evaluated cases, with the candidates from a threshold on counted.
+
+    Where a case has a higher threshold of its own, that counts; curves are of one threshold for all.
+    """
     heads = [case.truth["head"] for case in done]
-    primary = [case.matches(PRIMARY_MM) for case in done]
-    strict = [case.matches(STRICT_MM) for case in done]
-    before_anatomy = [case.matches(PRIMARY_MM, excluded=True) for case in done]
+    every = [case.matches(PRIMARY_MM) for case in done]
+
+    def reported(matched: Sequence[Matches]) -> list[Matches]:
+        return [each.at_least(case.threshold) for case, each in zip(done, matched, strict=True)]
+
+    primary = reported(every)
+    strict = reported([case.matches(STRICT_MM) for case in done])
+    before_anatomy = reported([case.matches(PRIMARY_MM, excluded=True) for case in done])
     groups: dict[tuple[int, str], list[bool]] = {}
     placed: dict[str, list[bool]] = {"region": [], AT_BORDER: [], ELSEWHERE: [], "sub_region": [], "side": []}
     for case, matched in zip(done, primary, strict=True):
@@ -186,7 +197,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
                 placed["sub_region"].append(location.sub_region == lesion["sub_region"])
                 if lesion["side"] != "midline":
                     placed["side"].append(location.side.value == lesion["side"])
-    curve = Pooled(primary).curve()
+    curve = Pooled(every).curve()
 
     def pooled(name: str) -> Callable[[Sequence[Matches]], float]:
         return lambda sample: float(getattr(operating_point(sample, threshold), name))
@@ -204,7 +215,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
         "false_positives_on": dict(_mimics_found(done, primary, threshold).most_common()),
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
-        "chosen_on_these_cases": _plain(choose_threshold(primary, ALLOWED_FALSE_POSITIVES)),
+        "chosen_on_these_cases": _plain(choose_threshold(every, ALLOWED_FALSE_POSITIVES)),
         "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for (_, name), v in sorted(groups.items())},
         "dice": {r.value: _mean([case.dice[r.value] for case in done if r.value in case.dice]) for r in Region},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},

@@ -28,6 +28,11 @@ class Matches:
     lesion: npt.NDArray[np.int64]
     lesions: int
 
+    def at_least(self, probability: float) -> Matches:
+        """Those of the detections that have at least some probability."""
+        kept = int((self.probability >= probability).sum())
+        return Matches(self.probability[:kept], self.lesion[:kept], self.lesions)
+
 
 FALSE, NEUTRAL = -1, -2
 

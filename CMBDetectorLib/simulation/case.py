@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,9 @@ def write_case(case: SimulatedCase, folder: Path) -> None:
     write_volume(case.swi, folder / "swi.nii.gz")
     write_volume(case.phase, folder / "phase.nii.gz")
     write_volume(case.mars, folder / "mars.nii.gz")
-    (folder / "truth.json").write_text(json.dumps(case.truth, indent=1) + "\n")
+    part = folder / "truth.json.part"  # what tells that a case is whole is whole itself
+    part.write_text(json.dumps(case.truth, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / "truth.json")
 
 
 def truth_of(folder: Path) -> dict[str, Any]:

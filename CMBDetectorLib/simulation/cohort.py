@@ -19,17 +19,17 @@ from CMBDetectorLib.simulation.protocols import PROTOCOLS, Protocol, vary
 from CMBDetectorLib.simulation.vessels import VesselTree, grow_vessels
 
 BURDENS = ("realistic", "none", "many", "training")  # training: many and none in turn
-APART = 1000  # between the seeds of the vessel trees that one head has
+SEEDS_APART = 1000  # those of the vessel trees that one head has
 Progress = Callable[[str, float, str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One case that is still to be rendered; `vessels` is the seed of its head's vessel trees."""
+    """One case that is still to be rendered; `vessel_seed` is that of its head's vessel trees."""
 
     folder: Path
     head: str
-    vessels: int
+    vessel_seed: int
     protocol: Protocol
     seed: int
     burden: str
@@ -54,8 +54,8 @@ def simulate(
     """Render ``case_0000``, ``case_0001``, ... into `out`; a case that is already there is kept.
 
     Case n uses head n (cyclically), a protocol of its kind, so that every head meets every protocol in turn, and the
-    seed ``seed + n``; so any range of cases can be rendered apart. It is the same to the bit on the same type of device
-    with the same number of threads.
+    seed ``seed + n``, and draws one of the head's sets of vessels; so any range of cases can be rendered apart. It is
+    the same to the bit on the same type of device with the same number of threads.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def simulate(
     burden : str
         One of `BURDENS`, or a number of microbleeds.
     vessels : int
-        How many sets of vessel trees every head has in turn, one round of the heads after another.
+        How many sets of vessel trees every head has; each case draws one.
     processes : int
         How many cases are rendered at a time; several compute with one thread each.
     pictures : bool
@@ -84,32 +84,32 @@ def simulate(
     every = (plan(out, n, names, kinds, seed, varied=varied, burden=burden, vessels=vessels) for n in range(cases))
     plans = [each for each in every if not (each.folder / "truth.json").exists()]
     with in_processes(processes) as run:
-        pairs = sorted({(each.head, each.vessels) for each in plans})
-        grown = {}
-        for n, (pair, trees) in enumerate(zip(pairs, run(partial(_grow, heads_dir), pairs), strict=True)):
-            grown[pair] = trees
-            progress("vessels", (n + 1) / len(pairs), f"head {pair[0]}")
-        jobs = [(each, grown[each.head, each.vessels]) for each in plans]
-        for n, head in enumerate(run(partial(_render, heads_dir, device, pictures), jobs)):
-            progress("simulate", (n + 1) / len(plans), f"case {n + 1} of {len(plans)}, head {head}")
+        heads_and_seeds = sorted({(each.head, each.vessel_seed) for each in plans})
+        progress("simulate", 0.0, f"{len(heads_and_seeds)} sets of vessels")
+        grown = dict(run(partial(_grow, heads_dir), heads_and_seeds))
+        jobs = [(each, grown[each.head, each.vessel_seed]) for each in plans]
+        progress("simulate", 0.0, f"{len(plans)} cases")
+        for n, name in enumerate(run(partial(_render, heads_dir, device, pictures), jobs), start=1):
+            if n < len(plans):
+                progress("simulate", n / len(plans), f"{name}, {n} of {len(plans)} done")
     progress("simulate", 1.0, f"{cases} cases in {out}")
 
 
-def _grow(heads_dir: Path, of: tuple[str, int]) -> tuple[VesselTree, ...]:
-    """Grow the vessel trees of a head by a seed."""
-    name, seed = of
-    return grow_vessels(load_head(heads_dir, name), seed)
+def _grow(heads_dir: Path, head_and_seed: tuple[str, int]) -> tuple[tuple[str, int], tuple[VesselTree, ...]]:
+    """Give a head's name and a seed with the vessel trees that grow from them."""
+    head, seed = head_and_seed
+    return head_and_seed, grow_vessels(load_head(heads_dir, head), seed)
 
 
 def _render(heads_dir: Path, device: str, pictures: bool, job: tuple[Plan, tuple[VesselTree, ...]]) -> str:
-    """Render one case into its folder; return its head."""
-    what, trees = job
-    case = render(load_head(heads_dir, what.head), trees, what.protocol, what.seed, what.burden, device)
+    """Render one case into its folder; return the folder's name."""
+    planned, trees = job
+    case = render(load_head(heads_dir, planned.head), trees, planned.protocol, planned.seed, planned.burden, device)
     if pictures:
-        what.folder.mkdir(parents=True, exist_ok=True)
-        montage(case).save(what.folder / "montage.png")
-    write_case(case, what.folder)
-    return what.head
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        montage(case).save(planned.folder / "montage.png")
+    write_case(case, planned.folder)
+    return planned.folder.name
 
 
 def plan(
@@ -128,9 +128,12 @@ def plan(
     protocol = protocol_of(case, heads, protocols)
     if varied:
         protocol = vary(protocol, np.random.default_rng([seed, case]))
-    load = ("many", "none")[turn % 2] if burden == "training" else burden
-    trees = (int(head) if head.isdigit() else 0) + APART * (turn % vessels)
-    return Plan(out / f"case_{case:04d}", head, trees, protocol, seed + case, load)
+    # Drawn, not in turn: no set of vessels may go with a burden or a protocol.
+    vessel_set = int(np.random.default_rng([seed, case, 1]).integers(vessels))
+    vessel_seed = (int(head) if head.isdigit() else 0) + SEEDS_APART * vessel_set
+    if burden == "training":
+        burden = ("many", "none")[turn % 2]
+    return Plan(out / f"case_{case:04d}", head, vessel_seed, protocol, seed + case, burden)
 
 
 def protocol_of(case: int, heads: Sequence[str], protocols: Sequence[Protocol]) -> Protocol:

@@ -54,7 +54,8 @@ class Training:
     bfloat16 : bool
         Compute convolutions in bfloat16.
     loaders : int
-        Processes that prepare cases and batches; 0 prepares them in the training process.
+        Processes that prepare batches, and cases where they are two or more. 0 prepares all in the training process,
+        which is what systems other than Linux do. Each keeps two batches in shared memory (``/dev/shm``).
     """
 
     out: Path
@@ -75,6 +76,10 @@ class Training:
     device: str = "auto"
     bfloat16: bool = True
     loaders: int = 1
+
+    def __post_init__(self) -> None:
+        if self.loaders < 0:
+            raise InputError(f"The number of loaders is {self.loaders}; it must be 0 or more.")
 
     @classmethod
     def from_json(cls: type[T], path: Path) -> T:
@@ -138,6 +143,7 @@ class DetectorTraining(Training):
     without_phase: float = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.head not in ("proposals", "mask"):
             raise InputError(f"The head is '{self.head}'; it must be 'proposals' or 'mask'.")
         r, a, s = self.crop
@@ -179,6 +185,7 @@ class SegmenterTraining(Training):
     side_weight: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if any(n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):
             raise InputError(f"The window is {self.window}; its sizes must be multiples of 16, 16 and 8.")
         if self.bfloat16 and self.window[0] < 48:  # one of the maps would be 2 voxels long

@@ -1,12 +1,13 @@
 """Simulated cases as the detector's training crops: preprocessed once, cached, cropped and augmented.
 
-The batch of a step depends on the seed and the step alone. Half of a batch holds lesions, half does not (Kim et al.
-2023); augmentation is ours.
+The batch of a step depends on the seed and the step alone (and, in its last bits, on the number of threads). Half of a
+batch holds lesions, half does not (Kim et al. 2023); augmentation is ours.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,7 +111,7 @@ def prepare_cases(folders: Sequence[Path], config: DetectorTraining, progress: P
     missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}.json", folder)]
     config.cache.mkdir(parents=True, exist_ok=True)
     with in_processes(config.loaders) as run:
-        for n, name in enumerate(run(partial(_into_cache, config.cache), missing)):
+        for n, name in enumerate(run(partial(_into_cache, config.cache), missing), start=1):
             progress("prepare", n / len(missing), name)
 
 
@@ -120,7 +121,9 @@ def _into_cache(cache: Path, folder: Path) -> str:
     np.save(cache / f"{folder.name}.npy", made.array[:2].astype(np.float16))
     np.save(cache / f"{folder.name}_tissue.npy", tissue_on(made, mars))
     geometry = {"ijk_to_ras": made.ijk_to_ras.tolist(), "spacing_mm": mars.spacing_mm.tolist()}
-    (cache / f"{folder.name}.json").write_text(json.dumps(geometry), encoding="utf-8")
+    part = cache / f"{folder.name}.json.part"
+    part.write_text(json.dumps(geometry), encoding="utf-8")
+    os.replace(part, cache / f"{folder.name}.json")  # last and at once: it tells that the rest is there
     return folder.name
 
 

@@ -66,7 +66,14 @@ TOLERANCE = 1e-4  # largest difference between the script and the module it was 
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 
 
-def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: float | None = None) -> Path:
+def export_model(
+    name: str,
+    checkpoint: Path,
+    models_dir: Path,
+    *,
+    threshold: float | None = None,
+    threshold_without_phase: float | None = None,
+) -> Path:
     """Write ``<name>.pt`` and ``<name>.json``.
 
     Parameters
@@ -79,6 +86,8 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
         Folder for both files.
     threshold : float or None
         Probability that is reported by default (detector); evaluation sets it on validation heads.
+    threshold_without_phase : float or None
+        Likewise for SWI alone; None takes `threshold`.
 
     Returns
     -------
@@ -108,7 +117,7 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
         "format": "TorchScript",
         "torch": torch.__version__,
         **CONTRACTS[name],
-        "threshold": (threshold or DEFAULT_THRESHOLD) if name == "detector" else None,
+        **_thresholds(name, threshold, threshold_without_phase),
         "training": {
             "config": _without_folders(state["config"]),
             "started_from": state.get("started_from"),
@@ -127,6 +136,13 @@ def export_model(name: str, checkpoint: Path, models_dir: Path, *, threshold: fl
         "created": date.today().isoformat(),
     }
     return write_manifest(models_dir / f"{name}.json", manifest)
+
+
+def _thresholds(name: str, threshold: float | None, without_phase: float | None) -> dict[str, float | None]:
+    if name != "detector":
+        return {"threshold": None}
+    with_phase = threshold or DEFAULT_THRESHOLD
+    return {"threshold": with_phase, "threshold_without_phase": without_phase or with_phase}
 
 
 def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:

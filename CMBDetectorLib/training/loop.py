@@ -7,6 +7,7 @@ import csv
 import hashlib
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.models import choose_device, has_native_bfloat16
+from CMBDetectorLib.processes import leave_stopping_to_the_parent
 from CMBDetectorLib.training.config import Progress, Training
 
 Batch = dict[str, Tensor]
@@ -175,14 +177,25 @@ class _Steps(Dataset[Batch]):
 
 
 def ahead(make_batch: Callable[[int], Batch], first: int, config: Training, device: torch.device) -> DataLoader[Batch]:
-    """Batches of the steps from `first` on, prepared in processes while the network computes."""
+    """Batches of the steps from `first` on, prepared in processes while the network computes.
+
+    Forks share the cases that are mapped from files; where there are none (Windows) or no safe ones (macOS), the
+    training process prepares its batches itself.
+    """
+    loaders = config.loaders if sys.platform == "linux" else 0
     return DataLoader(
         _Steps(make_batch),
         batch_size=None,
         sampler=range(first, config.steps),
-        num_workers=config.loaders,
+        num_workers=loaders,
+        multiprocessing_context="fork" if loaders else None,
+        worker_init_fn=_begin_loading if loaders else None,
         pin_memory=device.type == "cuda",
     )
+
+
+def _begin_loading(loader: int) -> None:
+    leave_stopping_to_the_parent()  # torch takes a loader that a signal ended for a fault of the run
 
 
 @contextmanager

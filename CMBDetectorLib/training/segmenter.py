@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -76,7 +77,7 @@ def load_rendered(config: SegmenterTraining, progress: Progress) -> list[Rendere
     config.cache.mkdir(parents=True, exist_ok=True)
     missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}_mars.npy", folder)]
     with in_processes(config.loaders) as run:
-        for n, name in enumerate(run(partial(_into_cache, config.cache), missing)):
+        for n, name in enumerate(run(partial(_into_cache, config.cache), missing), start=1):
             progress("prepare", n / len(missing), name)
     files = [[config.cache / f"{folder.name}_{name}.npy" for name in ("segmenter", "mars")] for folder in folders]
     return [RenderedScan(*(np.load(file, mmap_mode="r") for file in pair)) for pair in files]
@@ -86,7 +87,9 @@ def _into_cache(cache: Path, folder: Path) -> str:
     """Write what the segmenter reads of a case, and last its regions."""
     channels, label = segmenter_scan(folder)
     np.save(cache / f"{folder.name}_segmenter.npy", channels.astype(np.float16))
-    np.save(cache / f"{folder.name}_mars.npy", label)
+    part = cache / f"{folder.name}_mars.part.npy"
+    np.save(part, label)
+    os.replace(part, cache / f"{folder.name}_mars.npy")  # at once: it tells that the rest is there
     return folder.name
 
 

@@ -30,7 +30,8 @@ def trained_nowhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     detector = DetectorTraining(out=folder / "d", cases=folder, cache=folder, steps=0)
-    export_model("detector", untrained(detector, DetectorObjective(detector)), folder)
+    checkpoint = untrained(detector, DetectorObjective(detector))
+    export_model("detector", checkpoint, folder, threshold=0.4, threshold_without_phase=0.7)
     segmenter = SegmenterTraining(out=folder / "s", cases=folder, cache=folder, steps=0)
     export_model("segmenter", untrained(segmenter, SegmenterObjective(segmenter)), folder)
     return folder
@@ -68,6 +69,7 @@ def test_a_manifest_says_what_the_network_reads_and_how_it_was_made(trained_nowh
     manifest = json.loads((trained_nowhere / "detector.json").read_text())
     assert manifest["input"]["spacing_mm"] == [0.5, 0.5, 1.0]
     assert manifest["training"]["config"]["hspl"] is True
+    assert (manifest["threshold"], manifest["threshold_without_phase"]) == (0.4, 0.7)
     assert not set(manifest["training"]["heads"]) & {*heads_of("validation"), *heads_of("test")}
     assert str(trained_nowhere) not in json.dumps(manifest)
 

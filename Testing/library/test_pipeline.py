@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from CMBDetectorLib import models
 from CMBDetectorLib.evaluation.matching import match
-from CMBDetectorLib.pipeline import run
+from CMBDetectorLib.pipeline import run, threshold
 from CMBDetectorLib.report.summary import summary_lines
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
@@ -35,6 +35,28 @@ def search(swi: Path, phase: Path | None, settings: Settings | None = None) -> R
 @pytest.fixture(scope="module")
 def sample() -> Result:
     return search(*SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "manifest", "reads_phase", "expected"),
+    [
+        (Settings(), {"threshold": 0.6, "threshold_without_phase": 0.8}, True, 0.6),
+        (Settings(), {"threshold": 0.6, "threshold_without_phase": 0.8}, False, 0.8),
+        (Settings(), {"threshold": 0.6}, False, 0.6),
+        (Settings(threshold=0.3), {"threshold": 0.6, "threshold_without_phase": 0.8}, False, 0.3),
+    ],
+)
+def test_the_threshold_is_the_users_or_the_one_chosen_for_what_is_read(
+    settings: Settings, manifest: dict[str, float], reads_phase: bool, expected: float
+) -> None:
+    detector = replace(models.load_model("detector", device="cpu"), manifest=manifest)
+    assert threshold(settings, detector, reads_phase) == expected
+
+
+def test_swi_alone_is_reported_from_its_own_threshold_on(small_scan: Scan) -> None:
+    manifest = models.load_model("detector", device="cpu").manifest
+    assert search(small_scan.swi, small_scan.phase).provenance.threshold == manifest["threshold"]
+    assert search(small_scan.swi, None).provenance.threshold == manifest["threshold_without_phase"]
 
 
 MANY = Settings(threshold=0.17)  # weak answers, too, have to be the same

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.errors import InputError, OutOfMemoryError
 from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.simulation.cohort import Plan, plan, simulate
 from CMBDetectorLib.simulation.protocols import PROTOCOLS
 from CMBDetectorLib.volume import Volume, read_volume, write_volume
 from Testing.phantom_head import phantom_head
 
+IMAGES = ("swi", "phase", "mars")
+
+torch.set_num_threads(1)  # a case is the same to the bit with the same number of threads
+
 
 def its_process(number: int) -> tuple[int, int, int]:
     return number, os.getpid(), torch.get_num_threads()
 
 
-def refuse_odd_numbers(number: int) -> int:
-    if number % 2:
-        raise InputError(f"{number} is odd.")
-    return number
+def leave_a_trace(file: Path, end: str) -> None:
+    """Fail, or die, as the second; the others take a while."""
+    file.touch()
+    if file.name != "1":
+        time.sleep(0.5)
+    elif end == "fail":
+        raise InputError(f"{file.name} is wrong.")
+    else:
+        os._exit(9)
 
 
 def test_one_process_is_this_one() -> None:
@@ -33,17 +44,23 @@ def test_one_process_is_this_one() -> None:
         assert {process for _, process, _ in run(its_process, range(3))} == {os.getpid()}
 
 
-def test_results_of_several_processes_come_in_order_each_with_one_thread() -> None:
+def test_several_processes_do_all_with_one_thread_each() -> None:
     with in_processes(2) as run:
         found = list(run(its_process, range(6)))
-    assert [number for number, _, _ in found] == list(range(6))
+    assert sorted(number for number, _, _ in found) == list(range(6))
     assert os.getpid() not in {process for _, process, _ in found}
     assert {threads for _, _, threads in found} == {1}
 
 
-def test_what_is_wrong_in_another_process_is_told_in_its_own_words() -> None:
-    with pytest.raises(InputError, match="3 is odd"), in_processes(2) as run:
-        list(run(refuse_odd_numbers, [2, 3, 4]))
+@pytest.mark.parametrize(
+    ("end", "error", "said"), [("fail", InputError, "1 is wrong"), ("die", OutOfMemoryError, "fewer")]
+)
+def test_after_an_error_nothing_more_is_begun_and_it_is_told_in_words(
+    tmp_path: Path, end: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said), in_processes(2) as run:
+        list(run(partial(leave_a_trace, end=end), [tmp_path / str(n) for n in range(8)]))
+    assert {"0", "1"} <= {file.name for file in tmp_path.iterdir()} <= {"0", "1", "2"}
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +78,38 @@ def stored(folder: Path) -> dict[str, object]:
     return {**files, "truth": (folder / "truth.json").read_text()}
 
 
-def test_a_case_rendered_beside_another_is_the_one_rendered_alone(heads_dir: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    (tmp_path / "alone" / "case_0000").mkdir(parents=True)
-    (tmp_path / "alone" / "case_0000" / "truth.json").touch()  # is there already, so it is kept
-    for name, processes in (("alone", 1), ("beside", 2)):
-        simulate(heads_dir, tmp_path / name, cases=2, seed=5, protocol="3T-3mm", processes=processes)
-    assert stored(tmp_path / "alone" / "case_0001") == stored(tmp_path / "beside" / "case_0001")
-    assert (tmp_path / "alone" / "case_0000" / "truth.json").read_text() == ""
+def test_a_case_rendered_in_another_process_is_the_one_rendered_in_this(heads_dir: Path, tmp_path: Path) -> None:
+    for name, processes in (("this", 1), ("another", 2)):
+        simulate(heads_dir, tmp_path / name, cases=1, seed=5, protocol="3T-3mm", processes=processes)
+    assert stored(tmp_path / "this" / "case_0000") == stored(tmp_path / "another" / "case_0000")
 
 
-def test_a_head_gets_its_sets_of_vessels_in_turn_and_all_else_stays_the_same() -> None:
-    def plans(vessels: int) -> list[Plan]:
-        return [
-            plan(Path("out"), n, ["02", "03"], [PROTOCOLS["1.5T"]], 7, varied=True, burden="training", vessels=vessels)
-            for n in range(8)
-        ]
+def test_a_case_that_is_there_is_kept(heads_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "case_0000").mkdir()
+    (tmp_path / "case_0000" / "truth.json").touch()
+    simulate(heads_dir, tmp_path, cases=1)
+    assert [file.name for file in (tmp_path / "case_0000").iterdir()] == ["truth.json"]
+    assert (tmp_path / "case_0000" / "truth.json").read_text() == ""
 
-    assert [each.vessels for each in plans(1)] == [2, 3] * 4
-    assert [each.vessels % 1000 for each in plans(3)] == [2, 3] * 4
-    assert [each.vessels // 1000 for each in plans(3)] == [0, 0, 1, 1, 2, 2, 0, 0]
-    assert [replace(each, vessels=0) for each in plans(3)] == [replace(each, vessels=0) for each in plans(1)]
+
+def planned(vessels: int) -> list[Plan]:
+    protocols = list(PROTOCOLS.values())
+    return [
+        plan(Path("out"), n, ["02", "03"], protocols, 7, varied=False, burden="training", vessels=vessels)
+        for n in range(2000)
+    ]
+
+
+def test_with_one_set_of_vessels_a_head_has_the_one_of_its_name() -> None:
+    assert [each.vessel_seed for each in planned(1)] == [2, 3] * 1000
+
+
+@pytest.mark.parametrize("vessels", [2, 3, 4, 5])
+def test_every_set_of_vessels_is_shown_with_every_burden_and_protocol_and_changes_nothing_else(vessels: int) -> None:
+    shown = {(each.head, each.vessel_seed, each.burden, each.protocol.name) for each in planned(vessels)}
+    assert len(shown) == 2 * vessels * 2 * len(PROTOCOLS)
+    one, several = ([replace(each, vessel_seed=0) for each in planned(n)] for n in (1, vessels))
+    assert several == one
 
 
 @pytest.mark.parametrize("wrong", [{"vessels": 0}, {"processes": 0}])

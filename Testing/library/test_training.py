@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +41,7 @@ from CMBDetectorLib.training.data import (
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import Scan, implant
-from CMBDetectorLib.training.loop import ahead, fit, learning_rate, start_from
+from CMBDetectorLib.training.loop import CHECKPOINT, ahead, fit, learning_rate, start_from
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
 from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
 from CMBDetectorLib.training.slices import least_thicker_mm, with_thicker_slices
@@ -487,12 +491,63 @@ def test_preprocessing_is_done_once(tmp_path: Path) -> None:
 def test_batches_are_the_same_whoever_prepares_them(tmp_path: Path, loaders: int) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
     write_case(tmp_path / "b", heads_of("train")[1])
-    config = replace(detector_training(tmp_path), loaders=loaders, steps=5)
+    config = detector_training(tmp_path, steps=5)
     make = partial(detector_batch, load_cases(config, silent), config)
-    found = list(ahead(make, 2, config, torch.device("cpu")))
+    found = list(ahead(make, 2, replace(config, loaders=loaders), torch.device("cpu")))
     assert len(found) == 3
     for step, batch in enumerate(found, start=2):
         assert all(torch.equal(batch[name], expected) for name, expected in make(step).items())
+
+
+def test_cases_prepared_in_two_processes_are_those_prepared_in_one(tmp_path: Path) -> None:
+    for name, head in zip("ab", heads_of("train"), strict=False):
+        write_case(tmp_path / name, head)
+    configs = [
+        replace(detector_training(tmp_path), loaders=loaders, cache=tmp_path / f"cache {loaders}") for loaders in (1, 2)
+    ]
+    for one, two in zip(*(load_cases(config, silent) for config in configs), strict=True):
+        assert np.array_equal(one.image, two.image)
+        assert np.array_equal(one.tissue, two.tissue)
+        assert one.scan == two.scan
+
+
+def test_a_run_whose_processes_are_all_told_to_end_leaves_its_checkpoint(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+import torch
+from CMBDetectorLib.interruption import raise_on_termination
+from CMBDetectorLib.training.config import Training
+from CMBDetectorLib.training.loop import fit
+
+class Line(torch.nn.Linear):
+    def forward(self, batch):
+        return {{"loss": super().forward(batch["x"]).square().mean()}}
+
+raise_on_termination()
+out = Path({str(tmp_path)!r})
+config = Training(out=out, cases=out, cache=out, steps=10**6, batch=1, loaders=2, device="cpu", bfloat16=False)
+say = lambda stage, share, message: print(message, flush=True)
+fit(Line(3, 3), lambda step: {{"x": torch.ones(1, 3)}}, config, say)
+"""
+    run = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert run.stdout is not None
+    for _ in range(50):  # steps, so that both loaders work
+        run.stdout.readline()
+    os.killpg(run.pid, signal.SIGTERM)
+    errors = run.communicate(timeout=60)[1]
+    assert (tmp_path / CHECKPOINT).exists(), errors
+    assert "KeyboardInterrupt" in errors
+
+
+def test_less_than_no_loader_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 or more"):
+        detector_training(tmp_path, loaders=-1)
 
 
 def test_cases_of_other_heads_are_left_out(tmp_path: Path) -> None:
