@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -63,7 +64,9 @@ def _begin() -> None:
 
 
 def leave_stopping_to_the_parent() -> None:
-    """Let a signal to a whole group of processes stop the first one alone, which then ends the others."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """Go out of the group of processes that Ctrl+C and others stop at once: the parent ends what it has begun."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the parent's way to be told
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
