@@ -367,7 +367,8 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")
     ship.add_argument("--models", type=Path, metavar="DIR", help="folder to write to (default: the bundled one)")
     ship.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report by default")
-    ship.add_argument("--threshold-without-phase", type=float, metavar="P", help="the same for SWI alone")
+    ship.add_argument("--threshold-without-phase", type=float, metavar="P", help="the same for SWI alone (default: "
+                      "--threshold)")  # fmt: skip
     ship.add_argument("--figures", type=Path, nargs="+", metavar="FILE", help="reports of 'evaluate' to keep in the "
                       "manifest, under the names of their files")  # fmt: skip
     return parser

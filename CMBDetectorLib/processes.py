@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import connection
 from typing import TypeVar
 
 from CMBDetectorLib.errors import OutOfMemoryError
@@ -23,7 +25,7 @@ def in_processes(processes: int) -> Iterator[Callable[..., Iterator]]:
     """Give a `map`: the usual one for up to one process, else one that computes in that many, of one thread each.
 
     Several give their results as they finish. After an error, or when the run is stopped, nothing more is begun, and
-    what has begun is finished.
+    what has begun is finished; only a process that ends by itself takes the others with it.
 
     Raises
     ------
@@ -35,6 +37,7 @@ def in_processes(processes: int) -> Iterator[Callable[..., Iterator]]:
         return
     start = multiprocessing.get_context("spawn")  # a GPU cannot be used in a fork
     with ProcessPoolExecutor(processes, start, initializer=_begin) as pool:
+        pool.submit(int).result()  # a process that cannot even begin is a fault of the program
 
         def run(function: Callable[[T], R], things: Iterable[T]) -> Iterator[R]:
             upcoming = iter(things)
@@ -55,18 +58,28 @@ def in_processes(processes: int) -> Iterator[Callable[..., Iterator]]:
 
 def _begin() -> None:
     """Make ready a process that others compute beside."""
+    leave_stopping_to_the_parent()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
     import SimpleITK as sitk
     import torch
 
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    leave_stopping_to_the_parent()
 
 
 def leave_stopping_to_the_parent() -> None:
     """Go out of the group of processes that Ctrl+C and others stop at once: the parent ends what it has begun."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the parent's way to be told
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork inherits the parent's handler
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_the_parent() -> None:
+    """Wait for the parent's end, however it comes: what was killed cannot end what it has begun."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

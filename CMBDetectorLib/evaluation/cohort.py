@@ -270,15 +270,16 @@ def _plain(point: OperatingPoint) -> dict[str, float | None]:
 
 def _case_row(case: Evaluated, matched: Matches, threshold: float) -> dict[str, Any]:
     """What cases.csv and the charts say of one case, at the threshold applied."""
-    counted = matched.probability >= threshold
+    counted, least = matched.probability >= threshold, max(threshold, case.threshold)
     return {
         "case": case.name,
         "head": case.truth["head"],
         "protocol": case.truth["protocol"],
+        "threshold": least,
         "lesions": matched.lesions,
         "found": int((counted & (matched.lesion >= 0)).sum()),
         "false_positives": int((counted & (matched.lesion == FALSE)).sum()),
-        "excluded": sum(c.is_excluded and c.probability >= threshold for c in case.candidates),
+        "excluded": sum(c.is_excluded and c.probability >= least for c in case.candidates),
         **{f"dice_{r.value}": _number(case.dice.get(r.value, np.nan)) for r in Region},
         "seconds": round(case.seconds, 1),
     }

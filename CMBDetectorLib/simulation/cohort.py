@@ -25,7 +25,7 @@ Progress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """One case that is still to be rendered; `vessel_seed` is that of its head's vessel trees."""
+    """What one case shows and where it goes; `vessel_seed` is that of the set of vessel trees drawn for it."""
 
     folder: Path
     head: str

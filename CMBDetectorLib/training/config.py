@@ -54,8 +54,8 @@ class Training:
     bfloat16 : bool
         Compute convolutions in bfloat16.
     loaders : int
-        Processes that prepare batches, and cases where they are two or more. 0 prepares all in the training process,
-        which is what systems other than Linux do. Each keeps two batches in shared memory (``/dev/shm``).
+        Processes that prepare the batches (on Linux; elsewhere the training process does) and, from 2 on, the cases.
+        With 0 the training process does all. Each keeps two batches in shared memory (``/dev/shm``).
     """
 
     out: Path

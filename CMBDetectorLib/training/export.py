@@ -141,8 +141,8 @@ def export_model(
 def _thresholds(name: str, threshold: float | None, without_phase: float | None) -> dict[str, float | None]:
     if name != "detector":
         return {"threshold": None}
-    with_phase = threshold or DEFAULT_THRESHOLD
-    return {"threshold": with_phase, "threshold_without_phase": without_phase or with_phase}
+    with_phase = DEFAULT_THRESHOLD if threshold is None else threshold
+    return {"threshold": with_phase, "threshold_without_phase": with_phase if without_phase is None else without_phase}
 
 
 def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -175,7 +175,7 @@ def script(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def update_manifest(path: Path, *, figures: dict[str, Any], threshold: float | None = None) -> Path:
-    """Add what evaluation found, and the threshold that it chose, to a manifest."""
+    """Add what evaluation found, and the threshold that it chose, to a manifest; that of SWI alone stays."""
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["figures"] = {**manifest["figures"], **figures}
     if threshold is not None:

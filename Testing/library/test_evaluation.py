@@ -226,6 +226,27 @@ def test_a_result_is_joined_with_the_truth_in_its_folder(tmp_path):
     assert len(joined.conspicuity) == 2
     assert joined.conspicuity[0] > 4, "a ball of 0 in an even brain"
     assert joined.seconds == sum(result.provenance.seconds_per_stage.values())
+    assert joined.threshold == result.provenance.threshold
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0.0, 3), (0.7, 2), (0.71, 1), (0.95, 0)])
+def test_detections_are_cut_off_below_a_probability(least, kept):
+    found = match([0.9, 0.7, 0.2], [(0, 0, 0), (50, 0, 0), (99, 0, 0)], [(0, 0, 0), (99, 0, 0)]).at_least(least)
+    assert found.probability.tolist() == [0.9, 0.7, 0.2][:kept]
+    assert found.lesion.tolist() == [0, FALSE, 1][:kept]
+    assert found.lesions == 2
+
+
+def test_a_case_with_a_higher_threshold_of_its_own_is_counted_at_that():
+    # 1, 2 and 3 have probabilities of 0.91, 0.83 and 0.72; 3 is the lesion, so at 0.8 it is missed.
+    as_others, own = evaluated([3], []), dataclasses.replace(evaluated([3], []), threshold=0.8)
+    report = figures([as_others, own], THRESHOLD)
+    assert report["at_threshold"]["sensitivity"] == 0.5
+    assert [row["found"] for row in report["per_case"]] == [1, 0]
+    assert [row["false_positives"] for row in report["per_case"]] == [2, 2]
+    assert [row["threshold"] for row in report["per_case"]] == [THRESHOLD, 0.8]
+    assert report["location_right"]["region"]["of"] == 1
+    assert report["froc"] == figures([as_others, as_others], THRESHOLD)["froc"]
 
 
 def test_lesions_are_also_counted_by_how_far_they_stand_out():

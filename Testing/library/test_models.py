@@ -74,6 +74,20 @@ def test_a_manifest_says_what_the_network_reads_and_how_it_was_made(trained_nowh
     assert str(trained_nowhere) not in json.dumps(manifest)
 
 
+def test_the_threshold_of_swi_alone_is_that_of_both_where_none_is_given(trained_nowhere: Path, tmp_path: Path) -> None:
+    manifest = json.loads(export_model("detector", trained_nowhere / "d" / "checkpoint.pt", tmp_path).read_text())
+    assert manifest["threshold_without_phase"] == manifest["threshold"] == 0.5
+
+
+def test_the_bundled_figures_with_phase_and_without_are_of_the_same_cases() -> None:
+    figures = models.load_model("detector", device="cpu").manifest["figures"]
+    for part in ("validation", "test"):
+        with_phase, alone = figures[part], figures[f"{part}_without_phase"]
+        assert [with_phase[name] for name in ("cases", "heads", "lesions")] == [
+            alone[name] for name in ("cases", "heads", "lesions")
+        ]
+
+
 def test_evaluation_can_add_figures_and_a_threshold(copy: Path) -> None:
     update_manifest(copy / "detector.json", figures={"validation": {"sensitivity": 0.5}}, threshold=0.35)
     model = models.load_model("detector", device="cpu", models_dir=copy)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -61,6 +64,61 @@ def test_after_an_error_nothing_more_is_begun_and_it_is_told_in_words(
     with pytest.raises(error, match=said), in_processes(2) as run:
         list(run(partial(leave_a_trace, end=end), [tmp_path / str(n) for n in range(8)]))
     assert {"0", "1"} <= {file.name for file in tmp_path.iterdir()} <= {"0", "1", "2"}
+
+
+RUN = """
+import sys
+from functools import partial
+from pathlib import Path
+from CMBDetectorLib.interruption import raise_on_termination
+from CMBDetectorLib.processes import in_processes
+from Testing.library.test_processes import wait_and_write
+
+if __name__ == "__main__":
+    raise_on_termination()
+    with in_processes(2) as run:
+        for _ in run(wait_and_write, [Path(sys.argv[1]) / str(n) for n in range(50)]):
+            print("done", flush=True)
+"""
+
+
+def wait_and_write(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    time.sleep(0.5)
+    file.with_suffix(".done").touch()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes that a signal reaches")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
+def test_a_group_that_is_told_to_end_leaves_no_process_behind_and_finishes_what_it_has_begun(
+    tmp_path: Path, number: str
+) -> None:
+    command = [sys.executable, "-c", RUN, str(tmp_path)]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    assert run.stdout is not None
+    run.stdout.readline()  # the first is done
+    os.killpg(run.pid, getattr(signal, number))
+    run.wait(timeout=60)
+    begun = {file.name for file in tmp_path.iterdir() if not file.suffix}
+    if number == "SIGTERM":
+        assert {file.stem for file in tmp_path.glob("*.done")} == begun
+    deadline = time.monotonic() + 30
+    workers = {int(text) for file in tmp_path.iterdir() if not file.suffix and (text := file.read_text())}
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a process is left behind"
+        time.sleep(0.1)
+    assert len(begun) < 10
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and state.read_text().split()[2] == "Z")  # one that nobody has waited for has ended
 
 
 @pytest.fixture(scope="module")

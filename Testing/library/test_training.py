@@ -540,7 +540,10 @@ fit(Line(3, 3), lambda step: {{"x": torch.ones(1, 3)}}, config, say)
     for _ in range(50):  # steps, so that both loaders work
         run.stdout.readline()
     os.killpg(run.pid, signal.SIGTERM)
-    errors = run.communicate(timeout=60)[1]
+    try:
+        errors = run.communicate(timeout=60)[1]
+    finally:
+        run.kill()
     assert (tmp_path / CHECKPOINT).exists(), errors
     assert "KeyboardInterrupt" in errors
 
