@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,10 +78,8 @@ def case_folders(config: Training) -> list[Path]:
 
 def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
     """Preprocess what the cache lacks and open all cases of the run's heads."""
-    folders = case_folders(config)
-    prepare_cases(folders, config, progress)
     cases = []
-    for folder in folders:
+    for folder in prepared_cases(config, ".json", _into_cache, progress):
         image, tissue, ijk_to_ras, spacing_mm = _cached(folder, config.cache)
         truth = truth_of(folder)
         bleeds = truth["lesions"] + truth["faint"]
@@ -106,16 +104,29 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
     return cases
 
 
-def prepare_cases(folders: Sequence[Path], config: DetectorTraining, progress: Progress) -> None:
-    """Put the detector's input of the cases into the cache, where it is not there yet."""
-    missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}.json", folder)]
+def prepared_cases(
+    config: Training, last: str, into_cache: Callable[[Path, Path], None], progress: Progress
+) -> list[Path]:
+    """Folders of the run's cases, after what a network reads of each has been put into the cache.
+
+    Parameters
+    ----------
+    last : str
+        End of the name, after the case's own, of the file that `into_cache` writes last and at once: where it is, the
+        rest is, too.
+    into_cache : callable
+        Takes the cache and a case's folder; of a module's top level, so that other processes know it.
+    """
+    folders = case_folders(config)
     config.cache.mkdir(parents=True, exist_ok=True)
+    missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}{last}", folder)]
     with in_processes(config.loaders) as run:
-        for n, name in enumerate(run(partial(_into_cache, config.cache), missing), start=1):
-            progress("prepare", n / len(missing), name)
+        for n, _ in enumerate(run(partial(into_cache, config.cache), missing), start=1):
+            progress("prepare", n / len(missing), f"{n} of {len(missing)} cases")
+    return folders
 
 
-def _into_cache(cache: Path, folder: Path) -> str:
+def _into_cache(cache: Path, folder: Path) -> None:
     """Write the detector's input of a case, where its tissue is, its ijk_to_ras and the scan's voxel size, mm."""
     made, mars = detector_input(folder), read_volume(folder / "mars.nii.gz").in_ras_order()
     np.save(cache / f"{folder.name}.npy", made.array[:2].astype(np.float16))
@@ -123,8 +134,7 @@ def _into_cache(cache: Path, folder: Path) -> str:
     geometry = {"ijk_to_ras": made.ijk_to_ras.tolist(), "spacing_mm": mars.spacing_mm.tolist()}
     part = cache / f"{folder.name}.json.part"
     part.write_text(json.dumps(geometry), encoding="utf-8")
-    os.replace(part, cache / f"{folder.name}.json")  # last and at once: it tells that the rest is there
-    return folder.name
+    os.replace(part, cache / f"{folder.name}.json")
 
 
 def _cached(

@@ -85,7 +85,7 @@ def export_model(
     models_dir : Path
         Folder for both files.
     threshold : float or None
-        Probability that is reported by default (detector); evaluation sets it on validation heads.
+        Probability that is reported by default (detector), chosen on validation heads.
     threshold_without_phase : float or None
         Likewise for SWI alone; None takes `threshold`.
 
@@ -174,12 +174,10 @@ def script(network: nn.Module, example: Tensor, path: Path) -> None:
     os.replace(part, path)
 
 
-def update_manifest(path: Path, *, figures: dict[str, Any], threshold: float | None = None) -> Path:
-    """Add what evaluation found, and the threshold that it chose, to a manifest; that of SWI alone stays."""
+def update_manifest(path: Path, *, figures: dict[str, Any]) -> Path:
+    """Add what evaluation found to a manifest."""
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["figures"] = {**manifest["figures"], **figures}
-    if threshold is not None:
-        manifest["threshold"] = threshold
     return write_manifest(path, manifest)
 
 

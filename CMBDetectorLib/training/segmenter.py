@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
-from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
-from CMBDetectorLib.training.data import case_folders, is_fresh
+from CMBDetectorLib.training.data import prepared_cases
 from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Array, Head, load_heads, random_sample, smooth_noise
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import region_loss, side_loss
@@ -73,24 +72,21 @@ def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
 
 def load_rendered(config: SegmenterTraining, progress: Progress) -> list[RenderedScan]:
     """Open simulated scans with their regions, from the cache or made now. Their side is not recorded."""
-    folders = case_folders(config)
-    config.cache.mkdir(parents=True, exist_ok=True)
-    missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}_mars.npy", folder)]
-    with in_processes(config.loaders) as run:
-        for n, name in enumerate(run(partial(_into_cache, config.cache), missing), start=1):
-            progress("prepare", n / len(missing), name)
-    files = [[config.cache / f"{folder.name}_{name}.npy" for name in ("segmenter", "mars")] for folder in folders]
-    return [RenderedScan(*(np.load(file, mmap_mode="r") for file in pair)) for pair in files]
+    return [
+        RenderedScan(
+            *(np.load(config.cache / f"{folder.name}_{name}.npy", mmap_mode="r") for name in ("segmenter", "mars"))
+        )
+        for folder in prepared_cases(config, "_mars.npy", _into_cache, progress)
+    ]
 
 
-def _into_cache(cache: Path, folder: Path) -> str:
+def _into_cache(cache: Path, folder: Path) -> None:
     """Write what the segmenter reads of a case, and last its regions."""
     channels, label = segmenter_scan(folder)
     np.save(cache / f"{folder.name}_segmenter.npy", channels.astype(np.float16))
     part = cache / f"{folder.name}_mars.part.npy"
     np.save(part, label)
-    os.replace(part, cache / f"{folder.name}_mars.npy")  # at once: it tells that the rest is there
-    return folder.name
+    os.replace(part, cache / f"{folder.name}_mars.npy")
 
 
 def segmenter_scan(folder: Path) -> tuple[Array, npt.NDArray[np.uint8]]:

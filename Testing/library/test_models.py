@@ -88,10 +88,9 @@ def test_the_bundled_figures_with_phase_and_without_are_of_the_same_cases() -> N
         ]
 
 
-def test_evaluation_can_add_figures_and_a_threshold(copy: Path) -> None:
-    update_manifest(copy / "detector.json", figures={"validation": {"sensitivity": 0.5}}, threshold=0.35)
+def test_evaluation_can_add_figures(copy: Path) -> None:
+    update_manifest(copy / "detector.json", figures={"validation": {"sensitivity": 0.5}})
     model = models.load_model("detector", device="cpu", models_dir=copy)
-    assert model.manifest["threshold"] == 0.35
     assert model.manifest["figures"]["validation"]["sensitivity"] == 0.5
 
 

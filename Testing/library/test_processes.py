@@ -68,7 +68,6 @@ def test_after_an_error_nothing_more_is_begun_and_it_is_told_in_words(
 
 RUN = """
 import sys
-from functools import partial
 from pathlib import Path
 from CMBDetectorLib.interruption import raise_on_termination
 from CMBDetectorLib.processes import in_processes
@@ -90,7 +89,7 @@ def wait_and_write(file: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes that a signal reaches")
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
-def test_a_group_that_is_told_to_end_leaves_no_process_behind_and_finishes_what_it_has_begun(
+def test_of_a_group_that_is_ended_no_process_is_left_and_none_breaks_off_that_could_finish(
     tmp_path: Path, number: str
 ) -> None:
     command = [sys.executable, "-c", RUN, str(tmp_path)]
@@ -130,9 +129,7 @@ def heads_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stored(folder: Path) -> dict[str, object]:
-    files: dict[str, object] = {
-        name: read_volume(folder / f"{name}.nii.gz").array.tobytes() for name in ("swi", "mars")
-    }
+    files: dict[str, object] = {name: read_volume(folder / f"{name}.nii.gz").array.tobytes() for name in IMAGES}
     return {**files, "truth": (folder / "truth.json").read_text()}
 
 
