@@ -123,6 +123,10 @@ class DetectorTraining(Training):
         Share of the crops with lesions whose lesions are put in on the fly; the others show rendered ones.
     calcified : float
         Share of the crops without lesions that get calcifications on the fly.
+    painted : float
+        Share of what is put in on the fly that is painted, not simulated (`CMBDetectorLib.training.painted`).
+    vessels : float
+        Share of all crops that get painted vessels.
     thickened : float
         Share of the crops without rendered lesions that are averaged as thicker slices would, where the scan's own are
         thin enough (under 2.28 mm).
@@ -139,6 +143,8 @@ class DetectorTraining(Training):
     prototype_weight: float = 0.1
     implanted: float = 0.5
     calcified: float = 0.3
+    painted: float = 0.4
+    vessels: float = 0.4
     thickened: float = 0.3
     without_phase: float = 0.2
 

@@ -28,13 +28,23 @@ from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.simulation.protocols import radians_per_ppm
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
-from CMBDetectorLib.training.implants import Scan, implant
+from CMBDetectorLib.training.implants import (
+    CALCIFICATION,
+    CALCIFIED_SPOT,
+    MICROBLEED,
+    SPOT,
+    VESSEL,
+    Kind,
+    Scan,
+    implant,
+)
 from CMBDetectorLib.training.slices import least_thicker_mm, with_thicker_slices
 from CMBDetectorLib.training.split import heads_of
 from CMBDetectorLib.training.targets import Lesions, assign, balls
 from CMBDetectorLib.volume import Volume, read_volume
 
 Array = npt.NDArray[np.float32]
+MOST_VESSELS = 6  # painted into one crop
 FAR_MM = 10.0  # lesions this far outside a crop still reach into it
 
 
@@ -194,11 +204,11 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
     cells = tuple(size // stride for size, stride in zip(config.crop, STRIDE, strict=True))
     for n in range(config.batch):
         has_phase = rng.random() >= config.without_phase
-        image, lesions, slice_mm = draw_crop(cases, config, rng, with_lesions=n < config.batch / 2, has_phase=has_phase)
-        image, lesions = turn(image, lesions, rng)
+        crop = draw_crop(cases, config, rng, with_lesions=n < config.batch / 2, has_phase=has_phase)
+        image, lesions = turn(crop.image, crop.lesions, rng)
         label, box, weight = assign((cells[0], cells[1], cells[2]), lesions)
         image = vary(image, has_phase, rng)
-        spacing = preprocessing.spacing_channel(slice_mm) * (image[:1] != 0)
+        spacing = preprocessing.spacing_channel(crop.scan.slice_mm) * (image[:1] != 0)
         images.append(np.concatenate((image, spacing), dtype=np.float32))
         labels.append(label)
         boxes.append(box)
@@ -215,31 +225,71 @@ def detector_batch(cases: Sequence[Case], config: DetectorTraining, step: int) -
     }
 
 
-def draw_crop(
-    cases: Sequence[Case], config: DetectorTraining, rng: np.random.Generator, *, with_lesions: bool, has_phase: bool
-) -> tuple[Array, Lesions, float]:
-    """Cut a crop around a random lesion, or one around a random mimic or place in the brain that holds no lesion.
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A crop and what the physics of an implant needs to know of it.
 
-    Returns
-    -------
+    Attributes
+    ----------
     image : ndarray
-        (2, R, A, S) float32 of ``config.crop`` voxels.
+        (2, R, A, S) float32.
     lesions : Lesions
         Those in and near the crop; ones outside do not count.
-    slice_mm : float
-        Spacing of the slices that it shows.
+    tissue : ndarray of bool, (R, A, S)
+    mimics_mm : ndarray, (M, 3)
+        From the center of voxel 0 of the crop.
+    scan : Scan
+        With the slices that the crop shows.
+    first_slice_mm : float
+        Where one of the slices has its center, along S from the center of voxel 0.
     """
+
+    image: Array
+    lesions: Lesions
+    tissue: npt.NDArray[np.bool_]
+    mimics_mm: npt.NDArray[np.float64]
+    scan: Scan
+    first_slice_mm: float
+
+    def with_implants(self, kind: Kind, count: int, rng: np.random.Generator) -> Crop:
+        """Put random sources into the tissue: vessels away from lesions, others also away from mimics."""
+        mimics_mm = self.mimics_mm[:0] if kind is VESSEL else self.mimics_mm
+        image, lesions = implant(
+            self.image, self.tissue, self.lesions, mimics_mm, self.scan, count, rng,
+            kind=kind, first_slice_mm=self.first_slice_mm,
+        )  # fmt: skip
+        return replace(self, image=image, lesions=lesions)
+
+
+def draw_crop(
+    cases: Sequence[Case], config: DetectorTraining, rng: np.random.Generator, *, with_lesions: bool, has_phase: bool
+) -> Crop:
+    """Cut a crop around a random lesion, or one around a random mimic or place in the brain that holds no lesion.
+
+    A share of them (``config.vessels``) gets painted vessels on top.
+    """
+    crop = _drawn(cases, config, rng, with_lesions=with_lesions, has_phase=has_phase)
+    if rng.random() < config.vessels:
+        crop = crop.with_implants(VESSEL, int(rng.integers(1, MOST_VESSELS + 1)), rng)
+    return crop
+
+
+def _drawn(
+    cases: Sequence[Case], config: DetectorTraining, rng: np.random.Generator, *, with_lesions: bool, has_phase: bool
+) -> Crop:
     size_mm = np.array(config.crop) * SPACING_MM
+    painted = rng.random() < config.painted
     if with_lesions and rng.random() < config.implanted:
         case = cases[int(rng.integers(len(cases)))]
-        shown = _implanted(case, _place_in_brain(case, rng), config, int(rng.integers(1, 5)), rng)
-        if shown[1].present:
-            return shown
+        crop = cut_thick(case, _place_in_brain(case, rng), config, rng)
+        crop = crop.with_implants(SPOT if painted else MICROBLEED, int(rng.integers(1, 5)), rng)
+        if crop.lesions.present:
+            return crop
     having = [case for case in cases if case.lesions.present]
     if with_lesions and having:
         case = having[int(rng.integers(len(having)))]
         center_mm = rng.choice(case.lesions.center_mm[case.lesions.counts])
-        return *cut(case, center_mm + rng.uniform(-0.4, 0.4, 3) * size_mm, config.crop), case.scan.slice_mm
+        return cut(case, center_mm + rng.uniform(-0.4, 0.4, 3) * size_mm, config.crop)
     for _ in range(20):  # a case full of lesions may have no free place: then its last crop is taken as it is
         case = cases[int(rng.integers(len(cases)))]
         if case.mimics_mm and rng.random() < 0.5:
@@ -249,63 +299,33 @@ def draw_crop(
             center_mm = _place_in_brain(case, rng)
         if not _lesions_in(case, _overlap(case, center_mm, config.crop)[0], config.crop).present:
             break
+    crop = cut_thick(case, center_mm, config, rng)
     if has_phase and rng.random() < config.calcified:  # without phase, nothing tells calcium from a microbleed
-        return _implanted(case, center_mm, config, int(rng.integers(1, 4)), rng, calcified=True)
-    image, lesions, scan, _ = _cut_thick(case, center_mm, config, rng)
-    return image, lesions, scan.slice_mm
+        crop = crop.with_implants(CALCIFIED_SPOT if painted else CALCIFICATION, int(rng.integers(1, 4)), rng)
+    return crop
 
 
-def _cut_thick(
+def cut_thick(
     case: Case, center_mm: npt.NDArray[np.float64], config: DetectorTraining, rng: np.random.Generator
-) -> tuple[Array, Lesions, Scan, float]:
+) -> Crop:
     """Cut a crop, maybe as thicker slices would show it (a share of ``config.thickened``, where there is room for it).
 
     Lesions already there then do not count: how they look in thicker slices is not known.
-
-    Returns
-    -------
-    image, lesions
-        As of `cut`.
-    scan : Scan
-        With the slices that the crop shows.
-    first_slice_mm : float
-        Where one of the slices has its center, along S from the center of the crop's voxel 0.
     """
-    image, lesions = cut(case, center_mm, config.crop)
+    crop = cut(case, center_mm, config.crop)
     least_mm, most_mm = least_thicker_mm(case.scan.slice_mm), preprocessing.TRAINED_SPACING_MM[1]
     if rng.random() >= config.thickened or least_mm >= most_mm:
-        start = _overlap(case, center_mm, config.crop)[0]
-        return image, lesions, case.scan, -float(start[2] * SPACING_MM[2])  # the image begins with a slice of the scan
+        return crop
     slice_mm = float(rng.uniform(least_mm, most_mm))
     first_slice_mm = -float(rng.uniform(0, slice_mm))
-    unknown = Lesions(lesions.center_mm, lesions.diameter_mm, np.zeros_like(lesions.counts))
-    return (
-        with_thicker_slices(image, case.scan.slice_mm, slice_mm, first_slice_mm),
-        unknown,
-        replace(case.scan, slice_mm=slice_mm),
-        first_slice_mm,
+    known = crop.lesions
+    return replace(
+        crop,
+        image=with_thicker_slices(crop.image, case.scan.slice_mm, slice_mm, first_slice_mm),
+        lesions=Lesions(known.center_mm, known.diameter_mm, np.zeros_like(known.counts)),
+        scan=replace(case.scan, slice_mm=slice_mm),
+        first_slice_mm=first_slice_mm,
     )
-
-
-def _implanted(
-    case: Case,
-    center_mm: npt.NDArray[np.float64],
-    config: DetectorTraining,
-    count: int,
-    rng: np.random.Generator,
-    *,
-    calcified: bool = False,
-) -> tuple[Array, Lesions, float]:
-    """Cut a crop and put random sources into its tissue; last, the spacing of its slices, mm."""
-    image, lesions, scan, first_slice_mm = _cut_thick(case, center_mm, config, rng)
-    start, inside, place = _overlap(case, center_mm, config.crop)
-    tissue = np.zeros(config.crop, bool)
-    tissue[place] = case.tissue[inside]
-    mimics_mm = np.concatenate([np.empty((0, 3)), *case.mimics_mm]) - start * SPACING_MM
-    image, lesions = implant(
-        image, tissue, lesions, mimics_mm, scan, count, rng, calcified=calcified, first_slice_mm=first_slice_mm
-    )  # fmt: skip
-    return image, lesions, scan.slice_mm
 
 
 def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -318,12 +338,15 @@ def _place_in_brain(case: Case, rng: np.random.Generator) -> npt.NDArray[np.floa
     return place * np.array(SPACING_MM)
 
 
-def cut(case: Case, center_mm: npt.NDArray[np.float64], size: tuple[int, int, int]) -> tuple[Array, Lesions]:
+def cut(case: Case, center_mm: npt.NDArray[np.float64], size: tuple[int, int, int]) -> Crop:
     """Cut the crop of a size (voxels) closest to a center that leaves the image as little as possible; zeros beyond."""
     start, inside, place = _overlap(case, center_mm, size)
-    image = np.zeros((2, *size), np.float32)
+    image, tissue = np.zeros((2, *size), np.float32), np.zeros(size, bool)
     image[(slice(None), *place)] = case.image[(slice(None), *inside)]
-    return image, _lesions_in(case, start, size)
+    tissue[place] = case.tissue[inside]
+    mimics_mm = np.concatenate([np.empty((0, 3)), *case.mimics_mm]) - start * SPACING_MM
+    first_slice_mm = -float(start[2] * SPACING_MM[2])  # the image begins with a slice of the scan
+    return Crop(image, _lesions_in(case, start, size), tissue, mimics_mm, case.scan, first_slice_mm)
 
 
 def _lesions_in(case: Case, start: npt.NDArray[np.int_], size: tuple[int, int, int]) -> Lesions:

@@ -7,6 +7,7 @@ was acquired, multiplies the magnitude and adds to the phase. Ours; the paper ha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
 from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
 from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed
+from CMBDetectorLib.training.painted import Spot, Vessel, calcified_spot, spot, vessel
 from CMBDetectorLib.training.slices import interpolation, shared_mm
 from CMBDetectorLib.training.targets import Lesions
 
@@ -52,9 +54,24 @@ class Scan:
     b0_direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What is put in.
+
+    Attributes
+    ----------
+    make : callable
+        One of random properties at a place, mm.
+    is_lesion : bool
+    """
+
+    make: Callable[[npt.NDArray[np.float64], np.random.Generator], Source | Spot | Vessel]
+    is_lesion: bool
+
+
 def implant(
     image: Array, tissue: npt.NDArray[np.bool_], lesions: Lesions, mimics_mm: npt.NDArray[np.float64], scan: Scan,
-    count: int, rng: np.random.Generator, *, calcified: bool = False, first_slice_mm: float = 0.0,
+    count: int, rng: np.random.Generator, *, kind: Kind | None = None, first_slice_mm: float = 0.0,
 ) -> tuple[Array, Lesions]:  # fmt: skip
     """Put random sources into a crop.
 
@@ -70,8 +87,8 @@ def implant(
         Mimics, mm from the center of voxel 0; sources keep away from them.
     count : int
         How many sources; fewer where there is no room.
-    calcified : bool
-        Put calcifications in, which are no lesions.
+    kind : Kind or None
+        What they are; `MICROBLEED` when None.
     first_slice_mm : float
         Where one of the scan's slices has its center, along S from the center of voxel 0.
 
@@ -81,23 +98,29 @@ def implant(
     lesions : Lesions
         With the new microbleeds; those too faint to see do not count.
     """
+    kind = kind or MICROBLEED
     places = np.argwhere(tissue)
     taken = [*lesions.center_mm, *mimics_mm]
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
     for _ in range(count if len(places) else 0):
         center = (places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
-        if any(np.linalg.norm(center - other) < APART_MM for other in taken) or _is_dark(image[0], center):
+        source = kind.make(center, rng)
+        if any(np.linalg.norm(source.balls_mm - other, axis=1).min() < APART_MM for other in taken):
             continue
-        source = calcification(center, rng) if calcified else microbleed(center, 0, rng)
+        if _is_dark(image[0], center):
+            continue
         found = factor_on_crop(source, image.shape[1:], scan, first_slice_mm)
         if found is None:
             continue
         box, factor, on_slices = found
-        image = _changed(image, box, factor, scan.mask_power, float(rng.uniform(*FILTER_MM)))
-        taken.append(source.center_mm)
-        if calcified:
+        mask_power = scan.mask_power if isinstance(source, Source) else 0  # what is painted is as dark as it is
+        image = _changed(image, box, factor, mask_power, float(rng.uniform(*FILTER_MM)))
+        if isinstance(source, Vessel):
             continue
-        seen = appearance(on_slices, np.array([*SPACING_MM[:2], scan.slice_mm]), scan.mask_power)
+        taken.append(source.center_mm)
+        if not kind.is_lesion:
+            continue
+        seen = appearance(on_slices, np.array([*SPACING_MM[:2], scan.slice_mm]), mask_power)
         centers.append(source.center_mm)
         diameters.append(seen.diameter_mm)
         counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
@@ -117,8 +140,13 @@ def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) 
     return irregular("calcification", center_mm, float(rng.uniform(0.8, 4.0)), chi, inside, rng, 0)
 
 
+MICROBLEED = Kind(lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True)
+CALCIFICATION = Kind(calcification, is_lesion=False)
+SPOT, CALCIFIED_SPOT, VESSEL = Kind(spot, True), Kind(calcified_spot, False), Kind(vessel, False)
+
+
 def factor_on_crop(
-    source: Source, shape: tuple[int, ...], scan: Scan, first_slice_mm: float = 0.0
+    source: Source | Spot | Vessel, shape: tuple[int, ...], scan: Scan, first_slice_mm: float = 0.0
 ) -> tuple[Box, torch.Tensor, torch.Tensor] | None:
     """Effect of a source on the voxels of a crop, by way of the scan's slices as a rendered lesion has gone.
 

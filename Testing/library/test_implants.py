@@ -12,7 +12,16 @@ from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.case import appearance
 from CMBDetectorLib.simulation.implant import voxel_factor
 from CMBDetectorLib.simulation.sources import Source, microbleed
-from CMBDetectorLib.training.implants import Scan, factor_on_crop, implant
+from CMBDetectorLib.training.implants import (
+    CALCIFICATION,
+    CALCIFIED_SPOT,
+    SPOT,
+    VESSEL,
+    Kind,
+    Scan,
+    factor_on_crop,
+    implant,
+)
 from CMBDetectorLib.training.targets import Lesions
 from CMBDetectorLib.volume import Volume
 
@@ -71,7 +80,7 @@ def test_an_implanted_microbleed_is_dark_paramagnetic_and_a_lesion():
 
 def test_an_implanted_calcification_is_no_lesion_and_has_the_opposite_phase():
     image, tissue = plain_crop()
-    changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(2), calcified=True)
+    changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(2), kind=CALCIFICATION)
     assert not lesions.present and len(lesions.center_mm) == 0
     place = np.unravel_index(changed[0].argmin(), SHAPE)
     r, a, s = (int(i) for i in place)
@@ -177,3 +186,38 @@ def test_nothing_is_put_where_a_vessel_or_air_would_hide_it():
     image[0] = -0.5
     _, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 4, np.random.default_rng(0))
     assert len(lesions.center_mm) == 0
+
+
+@pytest.mark.parametrize(("kind", "sign"), [(SPOT, 1), (CALCIFIED_SPOT, -1)], ids=["microbleed", "calcification"])
+def test_a_painted_spot_is_dark_whatever_the_phase_and_labeled_by_its_sign(kind: Kind, sign: int) -> None:
+    image, tissue = plain_crop()
+    at_poles = []
+    for seed in range(12):
+        scan = replace(THIN, mask_power=4)
+        changed, lesions = implant(image, tissue, NONE, NO_MIMICS, scan, 1, np.random.default_rng(seed), kind=kind)
+        assert len(lesions.center_mm) == (sign > 0)
+        lost = 1 - (changed[0] + 1) / (image[0] + 1)
+        assert lost.max() > 0.25
+        if sign > 0:
+            painted_mm = np.cbrt(6 * (lost > 0.2).sum() * np.prod(SPACING_MM) / np.pi)
+            assert painted_mm == pytest.approx(lesions.diameter_mm[0], rel=0.15, abs=0.4)
+        r, a, _ = np.unravel_index(lost.argmax(), SHAPE)
+        at_poles.append(float((changed[1] - image[1])[r, a].sum()))
+    assert sum(np.sign(at_poles) == sign) >= 8, "three in ten microbleeds have no phase; the filter takes some"
+    assert sum(np.sign(at_poles) == -sign) <= 2
+
+
+def test_painted_vessels_are_no_lesions_and_keep_their_distance_from_them() -> None:
+    image, tissue = plain_crop()
+    there = Lesions(np.array([[16.0, 16.0, 16.0]]), np.array([3.0]), np.array([True]))
+    around = np.linalg.norm(np.moveaxis(np.indices(SHAPE), 0, -1) * SPACING_MM - there.center_mm[0], axis=-1)
+    drawn = 0
+    for seed in range(8):
+        changed, lesions = implant(
+            image, tissue, there, NO_MIMICS, THIN, 4, np.random.default_rng(seed), kind=VESSEL
+        )  # fmt: skip
+        assert len(lesions.center_mm) == 1
+        reached = changed[0] < image[0] - 0.1
+        drawn += bool(reached.any())
+        assert not reached[around < 3.5].any()
+    assert drawn >= 4

@@ -29,8 +29,8 @@ from CMBDetectorLib.training import data
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
 from CMBDetectorLib.training.data import (
     Case,
-    _implanted,
     cut,
+    cut_thick,
     detector_batch,
     detector_input,
     draw_crop,
@@ -40,7 +40,7 @@ from CMBDetectorLib.training.data import (
 )
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
-from CMBDetectorLib.training.implants import Scan, implant
+from CMBDetectorLib.training.implants import MICROBLEED, Scan, implant
 from CMBDetectorLib.training.loop import CHECKPOINT, ahead, fit, learning_rate, start_from
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
 from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
@@ -198,7 +198,8 @@ def test_a_crop_keeps_lesions_at_their_voxels(center_mm: tuple[float, float, flo
     case = toy_case([(10.0, 20.0, 15.0)], (40, 70, 30), diameter_mm=3)
     case.image[:] = 0
     case.image[0, 20, 40, 15] = 1
-    image, inside = cut(case, np.array(center_mm), SMALL)
+    crop = cut(case, np.array(center_mm), SMALL)
+    image, inside = crop.image, crop.lesions
     for mm, counts in zip(inside.center_mm, inside.counts, strict=True):
         voxel = np.round(mm / anchors.SPACING_MM).astype(int)
         assert counts == bool(((voxel >= 0) & (voxel < SMALL)).all())
@@ -207,7 +208,8 @@ def test_a_crop_keeps_lesions_at_their_voxels(center_mm: tuple[float, float, flo
 
 def test_a_case_smaller_than_the_crop_is_filled_with_zeros() -> None:
     case = toy_case([(4.0, 4.0, 4.0)], (20, 20, 10), diameter_mm=3)
-    image, inside = cut(case, np.array([4.0, 4.0, 4.0]), SMALL)
+    crop = cut(case, np.array([4.0, 4.0, 4.0]), SMALL)
+    image, inside = crop.image, crop.lesions
     assert image.shape == (2, *SMALL)
     assert np.array_equal(np.sort(image[image != 0]), np.sort(case.image[case.image != 0].astype(np.float32)))
     assert inside.present
@@ -230,7 +232,7 @@ def test_some_lesion_free_crops_lie_around_mimics(tmp_path: Path) -> None:
     case = replace(empty, image=image, mimics_mm=(np.array([[40.0, 40.0, 40.0]]),))
     rng = np.random.default_rng(0)
     crops = [
-        draw_crop([case], detector_training(tmp_path, thickened=0.0), rng, with_lesions=False, has_phase=True)[0]
+        draw_crop([case], detector_training(tmp_path, thickened=0.0), rng, with_lesions=False, has_phase=True).image
         for _ in range(40)
     ]
     assert sum(crop.max() == 1 for crop in crops) >= 10
@@ -265,11 +267,11 @@ def all_tissue(case: Case) -> Case:
 def test_half_of_the_crops_with_lesions_show_ones_that_were_put_in(tmp_path: Path) -> None:
     case = all_tissue(toy_case([], (96, 96, 48), diameter_mm=4))
     rng = np.random.default_rng(0)
-    config = detector_training(tmp_path, implanted=0.5)
+    config = detector_training(tmp_path, implanted=0.5, vessels=0.0)
     drawn = [draw_crop([case], config, rng, with_lesions=True, has_phase=True) for _ in range(40)]
-    shown = [lesions.present for _, lesions, _ in drawn]
-    assert 8 <= sum(shown) <= 28
-    assert all(image[0].min() < -0.2 for image, lesions, _ in drawn if lesions.present)
+    shown = [crop for crop in drawn if crop.lesions.present]
+    assert 8 <= len(shown) <= 28
+    assert all(crop.image[0].min() < -0.2 for crop in shown)
 
 
 def test_an_implant_lies_in_the_slices_of_its_scan_wherever_the_crop_begins(tmp_path: Path) -> None:
@@ -281,11 +283,11 @@ def test_an_implant_lies_in_the_slices_of_its_scan_wherever_the_crop_begins(tmp_
     changes = []
     for center_mm in (30.0, 31.0, 32.0):  # the crop begins one voxel later each time
         center = np.array([24.0, 24.0, center_mm])
-        plain, _ = cut(case, center, config.crop)
-        shown, lesions, slice_mm = _implanted(case, center, config, 1, np.random.default_rng(4))
-        assert (len(lesions.center_mm), slice_mm) == (1, 3.0)
+        plain, rng = cut(case, center, config.crop), np.random.default_rng(4)
+        shown = cut_thick(case, center, config, rng).with_implants(MICROBLEED, 1, rng)
+        assert (len(shown.lesions.center_mm), shown.scan.slice_mm) == (1, 3.0)
         first = round(center_mm) - 24
-        changes.append((shown - plain)[..., 31 - first - 6 : 31 - first + 7])
+        changes.append((shown.image - plain.image)[..., 31 - first - 6 : 31 - first + 7])
     assert np.abs(changes[0][0]).max() > 0.2
     # The filter of the phase is drawn for each implant, and the noise of its place is the same.
     assert np.allclose(changes[0], changes[1], atol=2e-3) and np.allclose(changes[0], changes[2], atol=2e-3)
@@ -339,12 +341,11 @@ def test_a_crop_made_thick_says_so_and_does_not_teach_what_was_there(tmp_path: P
     case = all_tissue(toy_case([(20.0, 20.0, 20.0)], (96, 96, 64), diameter_mm=4))
     config = detector_training(tmp_path, crop=(64, 64, 48), thickened=0.5)
     center_mm = np.array([24.0, 24.0, 31.0])
-    shown = [_implanted(case, center_mm, config, 2, np.random.default_rng(seed)) for seed in range(16)]
-    made_thick = [slice_mm > 2 for _, _, slice_mm in shown]
+    shown = [cut_thick(case, center_mm, config, np.random.default_rng(seed)) for seed in range(16)]
+    made_thick = [crop.scan.slice_mm > 2 for crop in shown]
     assert 3 <= sum(made_thick) <= 13
-    assert all(least_thicker_mm(2.0) <= slice_mm <= 4.2 for _, _, slice_mm in shown if slice_mm > 2)
-    # The one that was there comes first.
-    assert [not lesions.counts[0] for _, lesions, _ in shown] == made_thick
+    assert all(least_thicker_mm(2.0) <= crop.scan.slice_mm <= 4.2 for crop in shown if crop.scan.slice_mm > 2)
+    assert [not crop.lesions.present for crop in shown] == made_thick
 
 
 def test_slices_that_are_thick_already_are_left_as_they_are(tmp_path: Path) -> None:
@@ -352,7 +353,8 @@ def test_slices_that_are_thick_already_are_left_as_they_are(tmp_path: Path) -> N
     thick = replace(case, scan=replace(case.scan, slice_mm=3.0))
     config = detector_training(tmp_path, crop=(64, 64, 48), thickened=1.0)
     center_mm = np.array([24.0, 24.0, 31.0])
-    assert {_implanted(thick, center_mm, config, 1, np.random.default_rng(seed))[2] for seed in range(8)} == {3.0}
+    shown = [cut_thick(thick, center_mm, config, np.random.default_rng(seed)) for seed in range(8)]
+    assert {crop.scan.slice_mm for crop in shown} == {3.0}
 
 
 def test_an_implant_lies_in_the_slices_of_a_crop_made_thick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,10 +372,11 @@ def test_an_implant_lies_in_the_slices_of_a_crop_made_thick(tmp_path: Path, monk
 
     monkeypatch.setattr(data, "with_thicker_slices", thicker)
     monkeypatch.setattr(data, "implant", put_in)
-    _, lesions, slice_mm = _implanted(case, np.array([24.0, 24.0, 31.0]), config, 1, np.random.default_rng(0))
-    assert len(lesions.center_mm) == 1
+    rng = np.random.default_rng(0)
+    shown = cut_thick(case, np.array([24.0, 24.0, 31.0]), config, rng).with_implants(MICROBLEED, 1, rng)
+    assert len(shown.lesions.center_mm) == 1
     assert slices[0] == slices[1]
-    assert slices[0][0] == slice_mm
+    assert slices[0][0] == shown.scan.slice_mm
 
 
 def test_the_third_channel_is_the_spacing_of_the_slices_in_the_brain(tmp_path: Path) -> None:
@@ -414,12 +417,21 @@ def test_training_tells_the_spacing_that_a_crop_was_made_to_show(
 
 def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path: Path) -> None:
     case = all_tissue(toy_case([], (96, 96, 48), diameter_mm=4))
-    config = detector_training(tmp_path, calcified=1.0)
+    config = detector_training(tmp_path, calcified=1.0, vessels=0.0)
     for has_phase in (True, False):
         rng = np.random.default_rng(0)
-        image, lesions, _ = draw_crop([case], config, rng, with_lesions=False, has_phase=has_phase)
-        assert not lesions.present
-        assert bool(image[0].min() < -0.2) is has_phase
+        crop = draw_crop([case], config, rng, with_lesions=False, has_phase=has_phase)
+        assert not crop.lesions.present
+        assert bool(crop.image[0].min() < -0.05) is has_phase
+
+
+def test_the_share_of_crops_with_painted_vessels_is_as_asked(tmp_path: Path) -> None:
+    case = all_tissue(toy_case([], (96, 96, 48), diameter_mm=4))
+    config = detector_training(tmp_path, calcified=0.0, thickened=0.0, vessels=0.5)
+    rng = np.random.default_rng(0)
+    crops = [draw_crop([case], config, rng, with_lesions=False, has_phase=True) for _ in range(40)]
+    assert 10 <= sum(crop.image[0].min() < -0.1 for crop in crops) <= 28
+    assert not any(crop.lesions.present for crop in crops)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
