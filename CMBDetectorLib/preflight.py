@@ -220,7 +220,7 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
         return False
     level = np.diff(np.unique(values)).min()
     aside = max(0.02 * (high - low), 2.5 * level)  # the air of coarse integers has a few levels around its own
-    if min(np.mean(inside < background - aside), np.mean(inside > background + aside)) > 0.1:
+    if min(np.mean(inside < background - aside), np.mean(inside > background + aside)) > 0.05:
         return True
     margin = 0.05 * np.ptp(inside)
     ends = np.mean(inside < inside.min() + margin), np.mean(inside > inside.max() - margin)

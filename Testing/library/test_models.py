@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,9 @@ import torch
 
 from CMBDetectorLib import models
 from CMBDetectorLib.errors import InputError, ModelError
-from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
 from CMBDetectorLib.training.detector import DetectorObjective
-from CMBDetectorLib.training.export import export_model, update_manifest
+from CMBDetectorLib.training.export import averaged_network, export_model, rounded, update_manifest
 from CMBDetectorLib.training.loop import fit, start_from
 from CMBDetectorLib.training.segmenter import SegmenterObjective
 from CMBDetectorLib.training.split import heads_of
@@ -45,10 +45,7 @@ def copy(trained_nowhere: Path, tmp_path: Path) -> Path:
 
 
 def test_an_exported_detector_computes_what_was_trained(trained_nowhere: Path) -> None:
-    state = torch.load(trained_nowhere / "d" / "checkpoint.pt", weights_only=True)
-    weights = {k.removeprefix("network."): v for k, v in state["average"].items() if k.startswith("network.")}
-    network = Detector().eval()
-    network.load_state_dict(weights)
+    network, _ = averaged_network("detector", trained_nowhere / "d" / "checkpoint.pt")
     model = models.load_model("detector", device="cpu", models_dir=trained_nowhere)
     x = torch.randn(1, 3, 64, 64, 32)
     with torch.inference_mode():
@@ -57,6 +54,24 @@ def test_an_exported_detector_computes_what_was_trained(trained_nowhere: Path) -
     assert boxes.shape == (1, 3, 4, 16, 16, 16)
     # bfloat16 keeps 8 bits of a logit near -4.6
     assert torch.allclose(expected, found.float(), atol=1e-4 if model.dtype == torch.float32 else 0.1)
+
+
+def test_exported_weights_are_those_of_the_checkpoint_to_11_bits(trained_nowhere: Path) -> None:
+    state = torch.load(trained_nowhere / "d" / "checkpoint.pt", weights_only=True)
+    exported = torch.jit.load(str(trained_nowhere / "detector.pt")).state_dict()
+    for name, found in exported.items():
+        expected = state["average"][f"network.{name}"]
+        assert torch.allclose(found, expected, rtol=2**-11, atol=0), name
+    packed = len(zlib.compress((trained_nowhere / "detector.pt").read_bytes()))
+    assert packed < 0.7 * (trained_nowhere / "detector.pt").stat().st_size
+
+
+def test_rounding_goes_to_the_nearest_and_leaves_whole_numbers() -> None:
+    values = torch.tensor([0.0, 1.0, -1.0, 1 + 2**-10, 1 + 2**-12, -1 - 3 * 2**-12, 1e-30, 3e38])
+    expected = torch.tensor([0.0, 1.0, -1.0, 1 + 2**-10, 1.0, -1 - 2**-10, 1e-30, 3e38])
+    assert torch.allclose(rounded(values), expected, rtol=2**-11, atol=0)
+    assert torch.equal(rounded(values)[:6], expected[:6])
+    assert torch.equal(rounded(torch.tensor(7)), torch.tensor(7))
 
 
 def test_the_segmenter_loads_and_answers(trained_nowhere: Path) -> None:

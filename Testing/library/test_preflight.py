@@ -229,6 +229,14 @@ def test_phase_in_every_known_range_is_read_and_swapping_it_is_noticed(
     assert np.abs(apart[BRAIN]).max() < tolerance
 
 
+def test_masked_phase_that_leans_to_one_side_is_read() -> None:
+    random = np.random.default_rng(0)
+    rad = random.normal(0.42, 0.3, SHAPE)  # 6 % of it below the background's 0
+    rad = np.where(random.random(SHAPE) < 0.01, random.uniform(-np.pi, np.pi, SHAPE), rad)
+    phase = PHASE.with_array(np.where(BRAIN, np.round(rad / np.pi * 4095), 0).astype(np.float32))
+    assert check(SWI, phase).phase is not None
+
+
 def test_swapped_images_are_named_both() -> None:
     sentence = refusal(replace(PHASE, source="/data/a.nii"), replace(SWI, source="/data/b.nii"))
     assert sentence == "a.nii looks like phase and b.nii like SWI: they are swapped. Exchange the two."
