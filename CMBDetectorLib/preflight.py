@@ -219,6 +219,7 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
     if inside.size < 1000:
         return False
     level = np.diff(np.unique(values)).min()
+    # Masked phase may lean to one side (one scan: 9 % on the lesser one); magnitude has nothing below its background.
     aside = max(0.02 * (high - low), 2.5 * level)  # the air of coarse integers has a few levels around its own
     if min(np.mean(inside < background - aside), np.mean(inside > background + aside)) > 0.05:
         return True

@@ -124,7 +124,8 @@ class DetectorTraining(Training):
     calcified : float
         Share of the crops without lesions that get calcifications on the fly.
     painted : float
-        Share of what is put in on the fly that is painted, not simulated (`CMBDetectorLib.training.painted`).
+        Share of the crops with microbleeds or calcifications put in that get painted ones, not simulated ones
+        (`CMBDetectorLib.training.painted`).
     vessels : float
         Share of all crops that get painted vessels.
     thickened : float

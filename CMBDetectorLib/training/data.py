@@ -236,6 +236,7 @@ class Crop:
     lesions : Lesions
         Those in and near the crop; ones outside do not count.
     tissue : ndarray of bool, (R, A, S)
+        Where something may be put in.
     mimics_mm : ndarray, (M, 3)
         From the center of voxel 0 of the crop.
     scan : Scan
@@ -253,7 +254,7 @@ class Crop:
 
     def with_implants(self, kind: Kind, count: int, rng: np.random.Generator) -> Crop:
         """Put random sources into the tissue: vessels away from lesions, others also away from mimics."""
-        mimics_mm = self.mimics_mm[:0] if kind is VESSEL else self.mimics_mm
+        mimics_mm = self.mimics_mm if kind.is_compact else self.mimics_mm[:0]
         image, lesions = implant(
             self.image, self.tissue, self.lesions, mimics_mm, self.scan, count, rng,
             kind=kind, first_slice_mm=self.first_slice_mm,

@@ -161,9 +161,10 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
 
 
 def rounded(weights: Tensor) -> Tensor:
-    """Weights in float32 with the 11 significant bits of half precision, which pack to two thirds.
+    """Weights in float32 with the 11 significant bits of half precision.
 
-    The search computes in bfloat16 (8 bits) where the machine can.
+    They pack to two thirds, in the repository and on the way to its users; the search computes in bfloat16 (8 bits)
+    where the machine can.
     """
     if weights.dtype != torch.float32:
         return weights

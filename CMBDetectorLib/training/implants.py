@@ -1,7 +1,7 @@
-"""Microbleeds and calcifications put into training crops on the fly, so that no two steps show the same lesions.
+"""Lesions, calcifications and vessels put into training crops on the fly, so that no two steps show the same.
 
-The physics is that of `CMBDetectorLib.simulation`: the complex factor of a compact source, averaged over the voxel that
-was acquired, multiplies the magnitude and adds to the phase. Ours; the paper has real lesions.
+A complex factor, averaged over the voxel that was acquired, multiplies the magnitude and adds to the phase: that of a
+source of `CMBDetectorLib.simulation`, or a painted one (`painted`). Ours; the paper has real lesions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,15 @@ from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
 from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
 from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed
-from CMBDetectorLib.training.painted import Spot, Vessel, calcified_spot, spot, vessel
+from CMBDetectorLib.training.painted import calcified_spot, spot, vessel
 from CMBDetectorLib.training.slices import interpolation, shared_mm
 from CMBDetectorLib.training.targets import Lesions
 
 Array = npt.NDArray[np.float32]
 
 FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it through the slice
-APART_MM = 6.0  # centers, from each other and from lesions and mimics that are there
+APART_MM = 6.0  # centers, from those of lesions and mimics that are there
+CLEAR_MM = 1.0  # surfaces, likewise
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -54,24 +56,61 @@ class Scan:
     b0_direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
 
-@dataclass(frozen=True)
+class Form(Protocol):
+    """What can be put in: a union of balls in mm, roughly, and its factor (`simulation.sources.Source`)."""
+
+    @property
+    def balls_mm(self) -> npt.NDArray[np.float64]: ...
+
+    @property
+    def radii_mm(self) -> npt.NDArray[np.float64]: ...
+
+    def factor(
+        self,
+        origin_mm: npt.NDArray,
+        spacing_mm: npt.NDArray,
+        shape: tuple[int, int, int],
+        rad_per_ppm: float,
+        b0_direction: tuple[float, float, float],
+    ) -> tuple[Box, torch.Tensor] | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What is put in.
+    """A kind of things to put in.
 
     Attributes
     ----------
     make : callable
         One of random properties at a place, mm.
     is_lesion : bool
+    is_compact : bool
+        Nothing else is put close to it; vessels may cross.
+    is_processed : bool
+        The vendor's phase mask and filter act on it; what is painted is as it looks.
     """
 
-    make: Callable[[npt.NDArray[np.float64], np.random.Generator], Source | Spot | Vessel]
-    is_lesion: bool
+    make: Callable[[npt.NDArray[np.float64], np.random.Generator], Form]
+    is_lesion: bool = False
+    is_compact: bool = True
+    is_processed: bool = False
+
+
+def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+    """One calcification of random size and susceptibility at a place."""
+    chi, inside = -float(rng.uniform(0.7, 3.0)), float(rng.uniform(0.1, 0.6))
+    return irregular("calcification", center_mm, float(rng.uniform(0.8, 4.0)), chi, inside, rng, 0)
+
+
+MICROBLEED = Kind(make=lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True, is_processed=True)
+CALCIFICATION = Kind(make=calcification, is_processed=True)
+SPOT, CALCIFIED_SPOT = Kind(make=spot, is_lesion=True), Kind(make=calcified_spot)
+VESSEL = Kind(make=vessel, is_compact=False)
 
 
 def implant(
     image: Array, tissue: npt.NDArray[np.bool_], lesions: Lesions, mimics_mm: npt.NDArray[np.float64], scan: Scan,
-    count: int, rng: np.random.Generator, *, kind: Kind | None = None, first_slice_mm: float = 0.0,
+    count: int, rng: np.random.Generator, *, kind: Kind = MICROBLEED, first_slice_mm: float = 0.0,
 ) -> tuple[Array, Lesions]:  # fmt: skip
     """Put random sources into a crop.
 
@@ -87,8 +126,8 @@ def implant(
         Mimics, mm from the center of voxel 0; sources keep away from them.
     count : int
         How many sources; fewer where there is no room.
-    kind : Kind or None
-        What they are; `MICROBLEED` when None.
+    kind : Kind
+        What they are.
     first_slice_mm : float
         Where one of the scan's slices has its center, along S from the center of voxel 0.
 
@@ -98,33 +137,39 @@ def implant(
     lesions : Lesions
         With the new microbleeds; those too faint to see do not count.
     """
-    kind = kind or MICROBLEED
     places = np.argwhere(tissue)
-    taken = [*lesions.center_mm, *mimics_mm]
+    taken = [*zip(lesions.center_mm, lesions.diameter_mm / 2, strict=True), *((place, 0.0) for place in mimics_mm)]
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
     for _ in range(count if len(places) else 0):
         center = (places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
-        source = kind.make(center, rng)
-        if any(np.linalg.norm(source.balls_mm - other, axis=1).min() < APART_MM for other in taken):
+        form = kind.make(center, rng)
+        if _is_near(form, taken) or _is_dark(image[0], center):
             continue
-        if _is_dark(image[0], center):
-            continue
-        found = factor_on_crop(source, image.shape[1:], scan, first_slice_mm)
+        found = factor_on_crop(form, image.shape[1:], scan, first_slice_mm)
         if found is None:
             continue
         box, factor, on_slices = found
-        mask_power = scan.mask_power if isinstance(source, Source) else 0  # what is painted is as dark as it is
-        image = _changed(image, box, factor, mask_power, float(rng.uniform(*FILTER_MM)))
-        if isinstance(source, Vessel):
-            continue
-        taken.append(source.center_mm)
-        if not kind.is_lesion:
-            continue
+        filter_mm = float(rng.uniform(*FILTER_MM)) if kind.is_processed else None
+        mask_power = scan.mask_power if kind.is_processed else 0
+        image = _changed(image, box, factor, mask_power, filter_mm)
         seen = appearance(on_slices, np.array([*SPACING_MM[:2], scan.slice_mm]), mask_power)
-        centers.append(source.center_mm)
-        diameters.append(seen.diameter_mm)
-        counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
+        middle = np.average(form.balls_mm, axis=0, weights=form.radii_mm**3)
+        if kind.is_compact:
+            taken.append((middle, seen.diameter_mm / 2))
+        if kind.is_lesion:
+            centers.append(middle)
+            diameters.append(seen.diameter_mm)
+            counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
     return image, Lesions(np.reshape(centers, (-1, 3)), np.array(diameters, float), np.array(counts, bool))
+
+
+def _is_near(form: Form, taken: list[tuple[npt.NDArray[np.float64], float]]) -> bool:
+    """Whether a form would touch, or lie close to, one of the balls (center, radius) that are there."""
+    for center_mm, radius_mm in taken:
+        distance_mm = np.linalg.norm(form.balls_mm - center_mm, axis=1)
+        if distance_mm.min() < APART_MM or (distance_mm - form.radii_mm).min() < radius_mm + CLEAR_MM:
+            return True
+    return False
 
 
 def _is_dark(swi: Array, center_mm: npt.NDArray[np.float64]) -> bool:
@@ -134,19 +179,8 @@ def _is_dark(swi: Array, center_mm: npt.NDArray[np.float64]) -> bool:
     return bool(np.median(swi[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]) < DARK)
 
 
-def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
-    """One calcification of random size and susceptibility at a place."""
-    chi, inside = -float(rng.uniform(0.7, 3.0)), float(rng.uniform(0.1, 0.6))
-    return irregular("calcification", center_mm, float(rng.uniform(0.8, 4.0)), chi, inside, rng, 0)
-
-
-MICROBLEED = Kind(lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True)
-CALCIFICATION = Kind(calcification, is_lesion=False)
-SPOT, CALCIFIED_SPOT, VESSEL = Kind(spot, True), Kind(calcified_spot, False), Kind(vessel, False)
-
-
 def factor_on_crop(
-    source: Source | Spot | Vessel, shape: tuple[int, ...], scan: Scan, first_slice_mm: float = 0.0
+    source: Form, shape: tuple[int, ...], scan: Scan, first_slice_mm: float = 0.0
 ) -> tuple[Box, torch.Tensor, torch.Tensor] | None:
     """Effect of a source on the voxels of a crop, by way of the scan's slices as a rendered lesion has gone.
 
@@ -204,12 +238,12 @@ def _acquired(change: torch.Tensor, acquired_mm: float) -> torch.Tensor:
     return torch.complex(parts[0], parts[1])
 
 
-def _changed(image: Array, box: Box, factor: torch.Tensor, mask_power: int, filter_mm: float) -> Array:
-    """Crop after a factor: signal lost and masked, phase added and wrapped; outside the brain stays 0."""
+def _changed(image: Array, box: Box, factor: torch.Tensor, mask_power: int, filter_mm: float | None) -> Array:
+    """Crop after a factor: signal lost and masked, phase filtered, added and wrapped; outside the brain stays 0."""
     part = (slice(None), *box)
     swi, phase = torch.from_numpy(np.ascontiguousarray(image[part]))
     before_rad = phase * torch.pi
-    shift_rad = homodyne(factor, filter_mm, SPACING_MM[:2])
+    shift_rad = factor.angle() if filter_mm is None else homodyne(factor, filter_mm, SPACING_MM[:2])
     after_rad = torch.remainder(before_rad + shift_rad + torch.pi, 2 * torch.pi) - torch.pi
     new_swi = (swi + 1) * factor.abs() * mask_change(before_rad, after_rad, mask_power) - 1
     changed = image.copy()

@@ -1,8 +1,8 @@
 """Microbleeds, calcifications and vessels painted into training crops, looking as no single physics would have them.
 
-Domain randomization: in the simulator a large lesion is always black, its field always a dipole of the strength that
-goes with it, and vessels run as its own trees do. A detector trained on that alone misses plain gray spots and takes
-vessels of other courses for lesions when they are cut across. Ours.
+Domain randomization: in the simulator a large lesion is nearly always black, its field always the dipole that goes with
+it, and vessels run as its own trees do. On scans that others simulated, a detector trained on that alone missed plain
+gray spots and took vessels of other courses, cut across, for lesions (docs/models.md). Ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from CMBDetectorLib.simulation.sources import Box
 Points = npt.NDArray[np.float64]
 
 FADE_MM = 2.0  # over which a field ends that is cut off
-STEP_MM = 0.4  # along a vessel
+STEP_MM = 0.2  # along a vessel
+LEAST_EDGE_MM = 0.5  # a voxel: sharper ones would be jagged
 BEYOND_MM = 1.0  # around a vessel's wall, which is as soft as a voxel
 
 
@@ -30,10 +31,10 @@ class Spot:
     Attributes
     ----------
     center_mm : ndarray, shape (3,)
-    radii_mm : ndarray, shape (3,)
+    semi_axes_mm : ndarray, shape (3,)
         Where half of the darkness is reached.
     edge : float
-        Width of the edge as a share of the radii.
+        Width of the edge as a share of them.
     depth : float
         Share of the signal that is lost in the middle.
     shift_rad : float
@@ -43,7 +44,7 @@ class Spot:
     """
 
     center_mm: Points
-    radii_mm: Points
+    semi_axes_mm: Points
     edge: float
     depth: float
     shift_rad: float
@@ -51,8 +52,13 @@ class Spot:
 
     @property
     def balls_mm(self) -> Points:
-        """The places that it takes."""
+        """Its center; with `radii_mm` the ball that it fills."""
         return self.center_mm[None]
+
+    @property
+    def radii_mm(self) -> Points:
+        """Where the darkness is a fifth at most, of the longest axis."""
+        return np.array([float(self.semi_axes_mm.max()) * (1 + 0.35 * self.edge)])
 
     def factor(
         self,
@@ -63,7 +69,7 @@ class Spot:
         b0_direction: tuple[float, float, float],
     ) -> tuple[Box, torch.Tensor] | None:
         """Complex factor on the signal of a grid, as of `simulation.sources.Source.factor`; any echo looks the same."""
-        radius_mm = float(self.radii_mm.max())
+        radius_mm = float(self.semi_axes_mm.max())
         reach_mm = 2 * radius_mm + 2 * FADE_MM
         box = _box(self.center_mm - reach_mm, self.center_mm + reach_mm, origin_mm, spacing_mm, shape)
         if box is None:
@@ -74,7 +80,7 @@ class Spot:
         ]
         r, a, s = offsets[0][:, None, None], offsets[1][None, :, None], offsets[2][None, None, :]
         distance_mm = (r**2 + a**2 + s**2).sqrt().clamp(min=1e-3)
-        scaled = [o / float(radius) for o, radius in zip((r, a, s), self.radii_mm, strict=True)]
+        scaled = [o / float(radius) for o, radius in zip((r, a, s), self.semi_axes_mm, strict=True)]
         share = torch.sigmoid((1 - (scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2).sqrt()) * 4 / self.edge)
         along = (r * b0_direction[0] + a * b0_direction[1] + s * b0_direction[2]) / distance_mm
         field = (radius_mm / distance_mm.clamp(min=radius_mm)) ** 3 * (3 * along**2 - 1)
@@ -101,9 +107,9 @@ class Vessel:
     shift_rad: float
 
     @property
-    def center_mm(self) -> Points:
-        middle: Points = self.balls_mm[len(self.balls_mm) // 2]
-        return middle
+    def radii_mm(self) -> Points:
+        """Of the balls."""
+        return np.full(len(self.balls_mm), self.radius_mm)
 
     def factor(
         self,
@@ -152,8 +158,8 @@ def _spot(center_mm: Points, shift_rad: float, rng: np.random.Generator) -> Spot
     radius_mm = 0.5 * float(np.exp(rng.uniform(np.log(1.5), np.log(9.5))))
     return Spot(
         center_mm=center_mm,
-        radii_mm=radius_mm * np.exp(rng.uniform(-0.2, 0.2, 3)),
-        edge=float(rng.uniform(0.2, 1.5)),
+        semi_axes_mm=radius_mm * np.exp(rng.uniform(-0.2, 0.2, 3)),
+        edge=max(float(rng.uniform(0.2, 1.5)), LEAST_EDGE_MM / radius_mm),
         depth=float(rng.uniform(0.3, 1.0)),
         shift_rad=shift_rad,
         inside=float(rng.choice([0.0, rng.uniform(0, 1.5)])),
@@ -164,7 +170,7 @@ def vessel(center_mm: Points, rng: np.random.Generator) -> Vessel:
     """A vessel through a place, straight or winding, far longer than thick."""
     radius_mm = float(np.exp(rng.uniform(np.log(0.3), np.log(1.4))))
     length_mm = float(rng.uniform(max(10.0, 8 * radius_mm), 50.0))
-    winding = float(np.exp(rng.uniform(np.log(0.02), np.log(0.35))))  # rad per step
+    winding = float(np.exp(rng.uniform(np.log(0.014), np.log(0.25))))  # rad per step
     direction = rng.normal(size=3)
     halves = [_path(center_mm, sign * direction, length_mm / 2, winding, rng) for sign in (1, -1)]
     return Vessel(

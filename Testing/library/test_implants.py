@@ -22,6 +22,7 @@ from CMBDetectorLib.training.implants import (
     factor_on_crop,
     implant,
 )
+from CMBDetectorLib.training.painted import Spot
 from CMBDetectorLib.training.targets import Lesions
 from CMBDetectorLib.volume import Volume
 
@@ -189,12 +190,11 @@ def test_nothing_is_put_where_a_vessel_or_air_would_hide_it():
 
 
 @pytest.mark.parametrize(("kind", "sign"), [(SPOT, 1), (CALCIFIED_SPOT, -1)], ids=["microbleed", "calcification"])
-def test_a_painted_spot_is_dark_whatever_the_phase_and_labeled_by_its_sign(kind: Kind, sign: int) -> None:
+def test_a_painted_spot_is_labeled_as_it_looks_and_by_its_sign(kind: Kind, sign: int) -> None:
     image, tissue = plain_crop()
     at_poles = []
     for seed in range(12):
-        scan = replace(THIN, mask_power=4)
-        changed, lesions = implant(image, tissue, NONE, NO_MIMICS, scan, 1, np.random.default_rng(seed), kind=kind)
+        changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(seed), kind=kind)
         assert len(lesions.center_mm) == (sign > 0)
         lost = 1 - (changed[0] + 1) / (image[0] + 1)
         assert lost.max() > 0.25
@@ -203,8 +203,42 @@ def test_a_painted_spot_is_dark_whatever_the_phase_and_labeled_by_its_sign(kind:
             assert painted_mm == pytest.approx(lesions.diameter_mm[0], rel=0.15, abs=0.4)
         r, a, _ = np.unravel_index(lost.argmax(), SHAPE)
         at_poles.append(float((changed[1] - image[1])[r, a].sum()))
-    assert sum(np.sign(at_poles) == sign) >= 8, "three in ten microbleeds have no phase; the filter takes some"
+    assert sum(np.sign(at_poles) == sign) >= 8, "three in ten microbleeds have no phase"
     assert sum(np.sign(at_poles) == -sign) <= 2
+
+
+def round_spots(radius_mm: float, shift_rad: float) -> Kind:
+    """Spots that differ in their places alone."""
+
+    def make(center_mm: np.ndarray, rng: np.random.Generator) -> Spot:
+        axes_mm = np.full(3, radius_mm)
+        return Spot(
+            center_mm=center_mm, semi_axes_mm=axes_mm, edge=0.3, depth=0.7, shift_rad=shift_rad, inside=1.0
+        )  # fmt: skip
+
+    return Kind(make=make, is_lesion=True)
+
+
+def test_the_phase_of_a_painted_spot_does_not_darken_it() -> None:
+    image, tissue = plain_crop()
+    silent, loud = (
+        implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(0), kind=round_spots(2.0, rad))[0]
+        for rad in (0.0, 0.5)
+    )
+    assert np.abs(silent[0] - loud[0]).max() < 0.03, "but for a little dephasing"
+    assert loud[1].max() == pytest.approx(0.5 / np.pi, rel=0.2)
+
+
+def test_large_spots_keep_clear_of_each_other() -> None:
+    image, tissue = plain_crop()
+    large = round_spots(4.5, 0.0)
+    together = 0
+    for seed in range(12):
+        _, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 8, np.random.default_rng(seed), kind=large)
+        distance_mm = np.linalg.norm(lesions.center_mm[:, None] - lesions.center_mm, axis=-1)
+        assert (distance_mm + 99 * np.eye(len(distance_mm))).min() > 9.5
+        together += len(lesions.center_mm) > 1
+    assert together >= 2
 
 
 def test_painted_vessels_are_no_lesions_and_keep_their_distance_from_them() -> None:

@@ -11,7 +11,7 @@ SHAPE = (81, 81, 81)
 SPACING_MM = np.full(3, 0.25)
 MIDDLE_MM = np.full(3, 10.0)
 B0 = (0.0, 0.0, 1.0)
-ROUND = Spot(center_mm=MIDDLE_MM, radii_mm=np.full(3, 2.0), edge=0.2, depth=0.8, shift_rad=0.5, inside=0.0)
+ROUND = Spot(center_mm=MIDDLE_MM, semi_axes_mm=np.full(3, 2.0), edge=0.2, depth=0.8, shift_rad=0.5, inside=0.0)
 
 
 def drawn(what: Spot | Vessel) -> np.ndarray:
@@ -35,7 +35,15 @@ def test_the_field_around_a_spot_is_a_dipole_along_b0() -> None:
     assert phase[40, 40, 40 + 12] == pytest.approx(0.5 * 2 * (2 / 3) ** 3, rel=0.05)
     assert phase[40 + 12, 40, 40] == pytest.approx(-0.5 * (2 / 3) ** 3, rel=0.05)
     assert phase[40, 40, 40] == pytest.approx(0, abs=0.02)
-    assert not phase[:4].any(), "the field ends before the grid does"
+
+
+def test_the_field_of_a_spot_fades_to_nothing_at_the_faces_of_its_box() -> None:
+    found = ROUND.factor(np.zeros(3), SPACING_MM, SHAPE, 1.0, B0)
+    assert found is not None
+    phase = found[1].angle().numpy()
+    for axis in range(3):
+        assert np.abs(np.take(phase, (0, -1), axis)).max() < 1e-3
+    assert abs(phase[phase.shape[0] // 2, phase.shape[1] // 2, 12]) > 0.02
 
 
 def test_a_calcified_spot_has_the_opposite_field() -> None:
@@ -45,7 +53,7 @@ def test_a_calcified_spot_has_the_opposite_field() -> None:
 
 
 def test_a_vessel_is_a_tube_of_its_radius_around_its_axis() -> None:
-    axis_mm = np.stack([np.full(40, 10.0), np.full(40, 10.0), np.linspace(2, 18, 40)], axis=1)
+    axis_mm = np.stack([np.full(81, 10.0), np.full(81, 10.0), np.linspace(2, 18, 81)], axis=1)
     factor = drawn(Vessel(balls_mm=axis_mm, radius_mm=1.0, depth=0.6, shift_rad=0.3))
     assert np.allclose(np.abs(factor[40, 40, 12:68]), 0.4, atol=0.01)
     assert np.allclose(np.angle(factor[40, 40, 12:68]), 0.3, atol=0.01)
@@ -57,11 +65,20 @@ def test_vessels_are_far_longer_than_thick_and_go_through_their_place() -> None:
     for seed in range(20):
         made = vessel(MIDDLE_MM, np.random.default_rng(seed))
         steps_mm = np.linalg.norm(np.diff(made.balls_mm, axis=0), axis=1)
-        assert np.allclose(steps_mm, 0.4)
+        assert np.allclose(steps_mm, 0.2)
         assert steps_mm.sum() >= max(9, 7 * made.radius_mm)
         assert np.linalg.norm(made.balls_mm - MIDDLE_MM, axis=1).min() == 0
 
 
+def test_a_vessel_that_leaves_the_grid_is_painted_up_to_its_face() -> None:
+    axis_mm = np.stack([np.full(151, 10.0), np.full(151, 10.0), np.linspace(5, 35, 151)], axis=1)
+    magnitude = np.abs(drawn(Vessel(balls_mm=axis_mm, radius_mm=1.0, depth=0.6, shift_rad=0.0)))
+    assert np.allclose(magnitude[40, 40, 24:], 0.4, atol=0.01)
+    assert (magnitude[40, 40, :12] == 1).all()
+    off = Vessel(balls_mm=axis_mm + 50, radius_mm=1.0, depth=0.6, shift_rad=0.0)
+    assert off.factor(np.zeros(3), SPACING_MM, SHAPE, 1.0, B0) is None
+
+
 def test_what_lies_off_the_grid_is_not_painted() -> None:
-    far = Spot(center_mm=np.full(3, 90.0), radii_mm=np.full(3, 2.0), edge=0.2, depth=0.8, shift_rad=0.5, inside=0.0)
+    far = Spot(center_mm=np.full(3, 90.0), semi_axes_mm=np.full(3, 2.0), edge=0.2, depth=0.8, shift_rad=0.5, inside=0.0)
     assert far.factor(np.zeros(3), SPACING_MM, SHAPE, 1.0, B0) is None

@@ -40,7 +40,16 @@ from CMBDetectorLib.training.data import (
 )
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
-from CMBDetectorLib.training.implants import MICROBLEED, Scan, implant
+from CMBDetectorLib.training.implants import (
+    CALCIFICATION,
+    CALCIFIED_SPOT,
+    MICROBLEED,
+    SPOT,
+    VESSEL,
+    Kind,
+    Scan,
+    implant,
+)
 from CMBDetectorLib.training.loop import CHECKPOINT, ahead, fit, learning_rate, start_from
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
 from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
@@ -425,6 +434,26 @@ def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path:
         assert bool(crop.image[0].min() < -0.05) is has_phase
 
 
+@pytest.mark.parametrize("painted", [0.0, 1.0])
+@pytest.mark.parametrize("with_lesions", [True, False])
+def test_what_is_put_in_is_painted_where_asked_and_only_vessels_may_cross_mimics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, painted: float, with_lesions: bool
+) -> None:
+    put_in: list[tuple[Kind, int]] = []
+
+    def recorder(*given: Any, **options: Any) -> tuple[np.ndarray, Lesions]:
+        put_in.append((options["kind"], len(given[3])))
+        return implant(*given, **options)
+
+    monkeypatch.setattr(data, "implant", recorder)
+    case = replace(all_tissue(toy_case([], (96, 96, 48), diameter_mm=4)), mimics_mm=(np.array([[90.0, 90.0, 90.0]]),))
+    config = detector_training(tmp_path, painted=painted, vessels=1.0, implanted=1.0, calcified=1.0)
+    draw_crop([case], config, np.random.default_rng(0), with_lesions=with_lesions, has_phase=True)
+    bleeds, calcium = (SPOT, CALCIFIED_SPOT) if painted else (MICROBLEED, CALCIFICATION)
+    assert put_in[0] == (bleeds if with_lesions else calcium, 1)
+    assert put_in[-1] == (VESSEL, 0)
+
+
 def test_the_share_of_crops_with_painted_vessels_is_as_asked(tmp_path: Path) -> None:
     case = all_tissue(toy_case([], (96, 96, 48), diameter_mm=4))
     config = detector_training(tmp_path, calcified=0.0, thickened=0.0, vessels=0.5)
@@ -435,7 +464,7 @@ def test_the_share_of_crops_with_painted_vessels_is_as_asked(tmp_path: Path) -> 
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
-    case = toy_case([(8.0, 8.0, 8.0)], (64, 64, 32), diameter_mm=4)
+    case = all_tissue(toy_case([(8.0, 8.0, 8.0)], (64, 64, 32), diameter_mm=4))
     config = detector_training(tmp_path)
     once, again, later = (detector_batch([case], config, step)["image"] for step in (3, 3, 4))
     assert torch.equal(once, again)
