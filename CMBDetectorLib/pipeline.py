@@ -202,7 +202,7 @@ def _announce(stage: str, notice: str, notices: list[str], progress: Progress) -
 def threshold(settings: Settings, detector: Model, reads_phase: bool) -> float:
     """The lowest probability reported: the user's, or the one that was chosen on validation heads.
 
-    SWI alone has its own, where the manifest names one: without phase, more of what looks like a microbleed is none.
+    SWI alone has its own, where the manifest names one, as without phase more of what looks like a microbleed is none.
     """
     if settings.threshold is not None:
         return settings.threshold
