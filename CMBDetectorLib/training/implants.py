@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,12 @@ from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
 from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
 from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed
-from CMBDetectorLib.training.painted import calcified_spot, spot, vessel
+from CMBDetectorLib.training.painted import Spot, Vessel, calcified_spot, spot, vessel
 from CMBDetectorLib.training.slices import interpolation, shared_mm
 from CMBDetectorLib.training.targets import Lesions
 
 Array = npt.NDArray[np.float32]
+Form = Source | Spot | Vessel  # balls, roughly, and the factor of what they hold
 
 FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it through the slice
 APART_MM = 6.0  # centers, from those of lesions and mimics that are there
@@ -54,25 +54,6 @@ class Scan:
     slice_mm: float
     mask_power: int = 4
     b0_direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
-
-
-class Form(Protocol):
-    """What can be put in: a union of balls in mm, roughly, and its factor (`simulation.sources.Source`)."""
-
-    @property
-    def balls_mm(self) -> npt.NDArray[np.float64]: ...
-
-    @property
-    def radii_mm(self) -> npt.NDArray[np.float64]: ...
-
-    def factor(
-        self,
-        origin_mm: npt.NDArray,
-        spacing_mm: npt.NDArray,
-        shape: tuple[int, int, int],
-        rad_per_ppm: float,
-        b0_direction: tuple[float, float, float],
-    ) -> tuple[Box, torch.Tensor] | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
