@@ -49,6 +49,9 @@ class Training:
     initial : Path or None
         Exported network (TorchScript) whose weights a new run starts from; None, and levels that it lacks, start from
         random ones, channels of the input that it lacks from zero.
+    kept : tuple of str
+        Parts of the network, by their names in it, that stay as `initial` has them: what is not trained costs less
+        time, and is not forgotten.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     bfloat16 : bool
@@ -73,6 +76,7 @@ class Training:
     average: float = 0.998
     checkpoint_minutes: float = 5.0
     initial: Path | None = None
+    kept: tuple[str, ...] = ()
     device: str = "auto"
     bfloat16: bool = True
     loaders: int = 1
@@ -80,6 +84,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.loaders < 0:
             raise InputError(f"The number of loaders is {self.loaders}; it must be 0 or more.")
+        if self.kept and self.initial is None:
+            raise InputError(f"To keep '{self.kept[0]}' as it is, name the network that it is of as 'initial'.")
 
     @classmethod
     def from_json(cls: type[T], path: Path) -> T:

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +58,7 @@ def fit(
     bfloat16 = config.bfloat16 and (device.type == "cuda" or has_native_bfloat16())
     # Channels last is what makes 3D convolutions fast in bfloat16 on a CPU (4 times, measured).
     objective = objective.to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
+    keep(config.kept, objective)
     average = copy.deepcopy(objective).requires_grad_(False)
     optimizer = torch.optim.AdamW(objective.parameters(), config.learning_rate, weight_decay=config.weight_decay)
 
@@ -145,6 +146,16 @@ def start_from(model: Path, objective: nn.Module) -> None:
     except (OSError, RuntimeError, ValueError, AttributeError) as problem:
         reason = str(problem).splitlines()[0]
         raise InputError(f"{model} does not hold the weights of this network ({reason}).") from None
+
+
+def keep(names: Sequence[str], objective: nn.Module) -> None:
+    """Leave parts of the network as they are, their batch statistics too; `InputError` when it has no such part."""
+    for name in names:
+        try:
+            objective.get_submodule(f"network.{name}").requires_grad_(False).eval()
+        except AttributeError:
+            parts = ", ".join(part for part, _ in objective.get_submodule("network").named_children())
+            raise InputError(f"The network has no part '{name}' to keep; it has {parts}.") from None
 
 
 def learning_rate(step: int, config: Training) -> float:

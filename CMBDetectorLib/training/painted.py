@@ -167,9 +167,9 @@ def _spot(center_mm: Points, shift_rad: float, rng: np.random.Generator) -> Spot
 
 
 def vessel(center_mm: Points, rng: np.random.Generator) -> Vessel:
-    """A vessel through a place, straight or winding, far longer than thick."""
+    """A vessel through a place, straight or winding, longer than thick; short ones are as frequent as long ones."""
     radius_mm = float(np.exp(rng.uniform(np.log(0.3), np.log(1.4))))
-    length_mm = float(rng.uniform(max(10.0, 8 * radius_mm), 50.0))
+    length_mm = float(np.exp(rng.uniform(np.log(max(6.0, 8 * radius_mm)), np.log(50.0))))
     winding = float(np.exp(rng.uniform(np.log(0.014), np.log(0.25))))  # rad per step
     direction = rng.normal(size=3)
     halves = [_path(center_mm, sign * direction, length_mm / 2, winding, rng) for sign in (1, -1)]

@@ -716,6 +716,27 @@ def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path) -> None
     assert logs[0] == logs[1]  # but for the seconds
 
 
+def test_a_part_that_is_kept_stays_as_it_was_while_the_others_learn(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
+    config = detector_training(tmp_path, steps=2, initial=tmp_path / "detector.pt", kept=("at_1_mm", "residual_1_mm"))
+    learned = torch.load(train_detector(config, silent), weights_only=True)["average"]
+    for name, before in torch.jit.load(str(tmp_path / "detector.pt")).state_dict().items():
+        is_kept = name.startswith(config.kept)
+        if is_kept or name.endswith("conv.weight"):
+            assert torch.equal(before, learned[f"network.{name}"]) == is_kept, name
+
+
+def test_parts_to_keep_need_a_network_that_has_them(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    with pytest.raises(InputError, match=r"'stem' .* name the network that it is of as 'initial'"):
+        detector_training(tmp_path, kept=("stem",))
+    torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
+    config = detector_training(tmp_path, initial=tmp_path / "detector.pt", kept=("stem",))
+    with pytest.raises(InputError, match=r"no part 'stem' to keep; it has at_1_mm, residual_1_mm"):
+        train_detector(config, silent)
+
+
 def test_a_run_stops_when_its_minutes_are_over(tmp_path: Path) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
     checkpoint = train_detector(detector_training(tmp_path, steps=1000, minutes=0.0), silent)
