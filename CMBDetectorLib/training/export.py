@@ -63,7 +63,8 @@ EXAMPLE_INPUT = {
     "segmenter": (1, len(models.CHANNELS["segmenter"]), 64, 32, 48),
 }
 TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
-SPARE_BITS = 13  # of the 23 that float32 has for the fraction
+FRACTION_BITS = 23  # of float32
+KERNEL_BITS, VECTOR_BITS = 7, 10  # of it that are kept: those of bfloat16 and of half precision
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 
 
@@ -147,13 +148,17 @@ def _thresholds(name: str, threshold: float | None, without_phase: float | None)
 
 
 def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Give the network of a checkpoint with the running average of its weights (`rounded`), and what else it holds."""
+    """Give the network of a checkpoint with the running average of its weights, and what else it holds.
+
+    They are `rounded`, but for parts that the run kept: those stay as they were.
+    """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         network = NETWORKS[name](state["config"])
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
-        network.load_state_dict({k: rounded(v) for k, v in weights.items()})
+        kept = tuple(f"{part}." for part in state["config"].get("kept", ()))
+        network.load_state_dict({k: v if k.startswith(kept) else rounded(v) for k, v in weights.items()})
     except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as problem:
         reason = str(problem).splitlines()[0]
         raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
@@ -161,16 +166,16 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
 
 
 def rounded(weights: Tensor) -> Tensor:
-    """Weights in float32 with the 11 significant bits of half precision.
+    """Weights in float32, those of convolutions with the 8 significant bits of bfloat16, others with 11.
 
-    They pack to two thirds, in the repository and on the way to its users; the search computes in bfloat16 (8 bits)
-    where the machine can.
+    They pack to half, in the repository and on the way to its users. Where the machine can, the search computes its
+    convolutions in bfloat16, which reads no more of them.
     """
     if weights.dtype != torch.float32:
         return weights
+    spare_bits = FRACTION_BITS - (KERNEL_BITS if weights.ndim > 1 else VECTOR_BITS)
     bits = weights.contiguous().view(torch.int32)
-    half = 1 << (SPARE_BITS - 1)
-    return ((bits + half) & -(1 << SPARE_BITS)).view(torch.float32)
+    return ((bits + (1 << (spare_bits - 1))) & -(1 << spare_bits)).view(torch.float32)
 
 
 def script(network: nn.Module, example: Tensor, path: Path) -> None:

@@ -56,14 +56,14 @@ def test_an_exported_detector_computes_what_was_trained(trained_nowhere: Path) -
     assert torch.allclose(expected, found.float(), atol=1e-4 if model.dtype == torch.float32 else 0.1)
 
 
-def test_exported_weights_are_those_of_the_checkpoint_to_11_bits(trained_nowhere: Path) -> None:
+def test_exported_weights_are_those_of_the_checkpoint_to_8_bits_and_vectors_to_11(trained_nowhere: Path) -> None:
     state = torch.load(trained_nowhere / "d" / "checkpoint.pt", weights_only=True)
     exported = torch.jit.load(str(trained_nowhere / "detector.pt")).state_dict()
     for name, found in exported.items():
         expected = state["average"][f"network.{name}"]
-        assert torch.allclose(found, expected, rtol=2**-11, atol=0), name
+        assert torch.allclose(found, expected, rtol=2**-8 if found.ndim > 1 else 2**-11, atol=0), name
     packed = len(zlib.compress((trained_nowhere / "detector.pt").read_bytes()))
-    assert packed < 0.7 * (trained_nowhere / "detector.pt").stat().st_size
+    assert packed < 0.55 * (trained_nowhere / "detector.pt").stat().st_size
 
 
 def test_rounding_goes_to_the_nearest_and_leaves_whole_numbers() -> None:
@@ -72,6 +72,21 @@ def test_rounding_goes_to_the_nearest_and_leaves_whole_numbers() -> None:
     assert torch.allclose(rounded(values), expected, rtol=2**-11, atol=0)
     assert torch.equal(rounded(values)[:6], expected[:6])
     assert torch.equal(rounded(torch.tensor(7)), torch.tensor(7))
+    kernel = torch.tensor([[1 + 2**-7, 1 + 2**-9, -1 - 3 * 2**-9]])
+    assert torch.equal(rounded(kernel), torch.tensor([[1 + 2**-7, 1.0, -1 - 2**-7]]))
+
+
+def test_parts_that_a_run_kept_are_exported_as_they_were(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    initial = tmp_path / "initial.pt"
+    config = DetectorTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, steps=0, initial=initial, kept=("d1",))
+    objective = DetectorObjective(config)
+    torch.jit.save(torch.jit.script(objective.network), str(initial))
+    untrained(config, objective)
+    state = torch.load(checkpoint, weights_only=True)["average"]
+    found, _ = averaged_network("detector", checkpoint)
+    assert torch.equal(found.get_parameter("d1.up.weight"), state["network.d1.up.weight"])
+    assert not torch.equal(found.get_parameter("d2.up.weight"), state["network.d2.up.weight"])
 
 
 def test_the_segmenter_loads_and_answers(trained_nowhere: Path) -> None:
