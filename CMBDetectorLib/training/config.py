@@ -87,6 +87,12 @@ class Training:
         if self.kept and self.initial is None:
             raise InputError(f"To keep '{self.kept[0]}' as it is, name the network that it is of as 'initial'.")
 
+    def _check_shares(self, *names: str) -> None:
+        for name in names:
+            share = getattr(self, name)
+            if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+                raise InputError(f"The option '{name}' is {share!r}; it must be a number from 0 to 1.")
+
     @classmethod
     def from_json(cls: type[T], path: Path) -> T:
         """Read a run's options; raises `InputError` that names the file and the option which is wrong."""
@@ -157,6 +163,7 @@ class DetectorTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_shares("implanted", "calcified", "painted", "vessels", "thickened", "without_phase")
         if self.head not in ("proposals", "mask"):
             raise InputError(f"The head is '{self.head}'; it must be 'proposals' or 'mask'.")
         r, a, s = self.crop
@@ -199,6 +206,7 @@ class SegmenterTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_shares("rendered")
         if any(n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):
             raise InputError(f"The window is {self.window}; its sizes must be multiples of 16, 16 and 8.")
         if self.bfloat16 and self.window[0] < 48:  # one of the maps would be 2 voxels long

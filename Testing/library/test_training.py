@@ -113,6 +113,9 @@ def test_options_are_read_from_json(tmp_path: Path) -> None:
         ('{"out": "o", "cases": "c", "cache": "k", "epochs": 3}', "unknown option 'epochs'"),
         ('{"out": "o", "cases": "c"}', "lacks the option 'cache'"),
         ("{", "cannot be read as JSON"),
+        ('{"out": "o", "cases": "c", "cache": "k", "painted": 3}', "'painted' is 3; it must be a number from 0 to 1"),
+        ('{"out": "o", "cases": "c", "cache": "k", "vessels": "some"}', "'vessels' is 'some'"),
+        ('{"out": "o", "cases": "c", "cache": "k", "loaders": -1}', "loaders is -1"),
         ('{"out": "o", "cases": "c", "cache": "k", "crop": [48, 48, 16]}', "48 x 48 x 16"),
         ('{"out": "o", "cases": "c", "cache": "k", "crop": [64, 64, 32]}', "bfloat16 needs 96"),
     ],
@@ -128,6 +131,11 @@ def test_a_segmenter_window_that_bfloat16_cannot_train_on_is_refused(tmp_path: P
     SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32), bfloat16=False)
     with pytest.raises(InputError, match="bfloat16 needs 48"):
         SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32))
+
+
+def test_a_share_of_rendered_cases_beyond_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'rendered' is 1.5"):
+        SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, rendered=1.5)
 
 
 def test_the_learning_rate_rises_then_falls(tmp_path: Path) -> None:
