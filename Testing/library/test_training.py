@@ -134,7 +134,7 @@ def test_a_segmenter_window_that_bfloat16_cannot_train_on_is_refused(tmp_path: P
 
 
 def test_a_share_of_rendered_cases_beyond_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'rendered' is 1.5"):
+    with pytest.raises(InputError, match=r"'rendered' is 1\.5"):
         SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, rendered=1.5)
 
 
