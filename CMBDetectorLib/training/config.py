@@ -84,13 +84,16 @@ class Training:
     def __post_init__(self) -> None:
         if self.loaders < 0:
             raise InputError(f"The number of loaders is {self.loaders}; it must be 0 or more.")
+        self._check_shares("warmup", "average")
+        if isinstance(self.kept, str):
+            raise InputError(f"The option 'kept' is '{self.kept}'; it must be a list of names.")
         if self.kept and self.initial is None:
             raise InputError(f"To keep '{self.kept[0]}' as it is, name the network that it is of as 'initial'.")
 
     def _check_shares(self, *names: str) -> None:
         for name in names:
             share = getattr(self, name)
-            if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
                 raise InputError(f"The option '{name}' is {share!r}; it must be a number from 0 to 1.")
 
     @classmethod

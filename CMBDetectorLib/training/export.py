@@ -63,8 +63,7 @@ EXAMPLE_INPUT = {
     "segmenter": (1, len(models.CHANNELS["segmenter"]), 64, 32, 48),
 }
 TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
-FRACTION_BITS = 23  # of float32
-KERNEL_BITS, VECTOR_BITS = 7, 10  # of it that are kept: those of bfloat16 and of half precision
+SPARE_BITS = 13  # of the 23 that float32 has for the fraction
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 
 
@@ -166,16 +165,18 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
 
 
 def rounded(weights: Tensor) -> Tensor:
-    """Weights in float32, those of convolutions with the 8 significant bits of bfloat16, others with 11.
+    """Weights in float32: kernels with the 8 significant bits of bfloat16, vectors (biases, norms) with 11.
 
-    They pack to half, in the repository and on the way to its users. Where the machine can, the search computes its
-    convolutions in bfloat16, which reads no more of them.
+    They pack to half, in the repository and on the way to its users. A CPU that computes in bfloat16 reads no more of
+    the kernels; norms are few, and what they do adds up over a layer.
     """
     if weights.dtype != torch.float32:
         return weights
-    spare_bits = FRACTION_BITS - (KERNEL_BITS if weights.ndim > 1 else VECTOR_BITS)
+    if weights.ndim > 1:
+        return weights.bfloat16().float()
     bits = weights.contiguous().view(torch.int32)
-    return ((bits + (1 << (spare_bits - 1))) & -(1 << spare_bits)).view(torch.float32)
+    nearest = ((bits + (1 << (SPARE_BITS - 1))) & -(1 << SPARE_BITS)).view(torch.float32)
+    return torch.where(weights.isfinite(), nearest, weights)
 
 
 def script(network: nn.Module, example: Tensor, path: Path) -> None:

@@ -66,13 +66,15 @@ def fit(
     path = config.out / CHECKPOINT
     started_from: str | None = None
     if config.initial is not None and not path.exists():
-        start_from(config.initial, objective)
+        start_from(config.initial, objective, config.kept)
         started_from = hashlib.sha256(config.initial.read_bytes()).hexdigest()
         average.load_state_dict(objective.state_dict())
     step, seconds = 0, 0.0
     if path.exists():
         try:
             state = torch.load(path, map_location=device, weights_only=True)
+            if tuple(state["config"].get("kept", ())) != config.kept:
+                raise ValueError("it kept other parts")
             objective.load_state_dict(state["objective"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
@@ -126,18 +128,23 @@ def fit(
     return path
 
 
-def start_from(model: Path, objective: nn.Module) -> None:
+def start_from(model: Path, objective: nn.Module, kept: Sequence[str] = ()) -> None:
     """Give the objective's network the weights of an exported one; `InputError` when they do not fit.
 
-    Input channels that the exported one did not read start with weights of zero: they change nothing at first.
+    Input channels that the exported one did not read start with weights of zero: they change nothing at first. Parts
+    that are to be kept must be whole in it.
     """
     try:
         network = objective.get_submodule("network")
         weights, own = torch.jit.load(str(model), map_location="cpu").state_dict(), network.state_dict()
+        lacking = set(own) - set(weights)
         first, wanted = next(iter(own.items()))  # the layer that reads the input
         if first in weights and weights[first].shape[1] < wanted.shape[1]:
             unread = torch.zeros_like(wanted[:, weights[first].shape[1] :])
             weights[first] = torch.cat((weights[first], unread), dim=1)
+            lacking.add(first)
+        if unknown := sorted(name for name in lacking if name.startswith(tuple(f"{part}." for part in kept))):
+            raise RuntimeError(f"it lacks {unknown[0]}, or a part of it, which is to be kept")
         found = network.load_state_dict(weights, strict=False)
         if found.unexpected_keys:
             raise RuntimeError(f"it also has {found.unexpected_keys[0]}")

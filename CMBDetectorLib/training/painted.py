@@ -167,7 +167,10 @@ def _spot(center_mm: Points, shift_rad: float, rng: np.random.Generator) -> Spot
 
 
 def vessel(center_mm: Points, rng: np.random.Generator) -> Vessel:
-    """A vessel through a place, straight or winding, longer than thick; short ones are as frequent as long ones."""
+    """A vessel through a place, straight or winding, 6 mm long (8 radii, if that is more) to 50, short ones as often.
+
+    Cut across by thick slices, the shortest look much like microbleeds.
+    """
     radius_mm = float(np.exp(rng.uniform(np.log(0.3), np.log(1.4))))
     length_mm = float(np.exp(rng.uniform(np.log(max(6.0, 8 * radius_mm)), np.log(50.0))))
     winding = float(np.exp(rng.uniform(np.log(0.014), np.log(0.25))))  # rad per step

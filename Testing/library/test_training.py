@@ -115,7 +115,8 @@ def test_options_are_read_from_json(tmp_path: Path) -> None:
         ("{", "cannot be read as JSON"),
         ('{"out": "o", "cases": "c", "cache": "k", "painted": 3}', "'painted' is 3; it must be a number from 0 to 1"),
         ('{"out": "o", "cases": "c", "cache": "k", "vessels": "some"}', "'vessels' is 'some'"),
-        ('{"out": "o", "cases": "c", "cache": "k", "loaders": -1}', "loaders is -1"),
+        ('{"out": "o", "cases": "c", "cache": "k", "warmup": true}', "'warmup' is True"),
+        ('{"out": "o", "cases": "c", "cache": "k", "initial": "d.pt", "kept": "d1"}', "'kept' is 'd1'"),
         ('{"out": "o", "cases": "c", "cache": "k", "crop": [48, 48, 16]}', "48 x 48 x 16"),
         ('{"out": "o", "cases": "c", "cache": "k", "crop": [64, 64, 32]}', "bfloat16 needs 96"),
     ],
@@ -697,7 +698,8 @@ def test_a_detector_learns_dark_balls_and_finds_them_within_a_millimeter_and_a_h
     assert len(anchors.decode(logits[2], found[2], 0.5)[0]) == 0
 
 
-def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [(), ("at_1_mm",)])
+def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path, kept: tuple[str, ...]) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
 
     def stopping_after_two(stage: str, share: float, message: str) -> None:
@@ -705,7 +707,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path) -> None
             raise Cancelled("stopped")
 
     torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
-    options = {"steps": 4, "initial": tmp_path / "detector.pt"}
+    options = {"steps": 4, "initial": tmp_path / "detector.pt", "kept": kept}
     whole = train_detector(detector_training(tmp_path, out=tmp_path / "whole", **options), silent)
     parts = detector_training(tmp_path, out=tmp_path / "parts", **options)
     with pytest.raises(Cancelled):
@@ -731,8 +733,25 @@ def test_a_part_that_is_kept_stays_as_it_was_while_the_others_learn(tmp_path: Pa
     learned = torch.load(train_detector(config, silent), weights_only=True)["average"]
     for name, before in torch.jit.load(str(tmp_path / "detector.pt")).state_dict().items():
         is_kept = name.startswith(config.kept)
-        if is_kept or name.endswith("conv.weight"):
+        if is_kept or name.endswith(("weight", "running_mean")):
             assert torch.equal(before, learned[f"network.{name}"]) == is_kept, name
+
+
+def test_a_run_does_not_go_on_with_other_parts_kept(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
+    train_detector(detector_training(tmp_path, steps=1), silent)
+    more = detector_training(tmp_path, steps=2, initial=tmp_path / "detector.pt", kept=("d1",))
+    with pytest.raises(InputError, match=r"of another run \(it kept other parts\)"):
+        train_detector(more, silent)
+
+
+def test_a_part_that_the_first_network_lacks_cannot_be_kept(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    torch.jit.save(torch.jit.script(Detector(ffm=False)), str(tmp_path / "detector.pt"))
+    config = detector_training(tmp_path, initial=tmp_path / "detector.pt", kept=("fusion",))
+    with pytest.raises(InputError, match=r"it lacks fusion\.from_2_mm\.0\.bias"):
+        train_detector(config, silent)
 
 
 def test_parts_to_keep_need_a_network_that_has_them(tmp_path: Path) -> None:
