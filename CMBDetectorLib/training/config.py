@@ -138,6 +138,8 @@ class DetectorTraining(Training):
         Share of the crops with lesions whose lesions are put in on the fly; the others show rendered ones.
     calcified : float
         Share of the crops without lesions that get calcifications on the fly.
+    ragged : float
+        Share of the simulated ones put in that are ragged clusters, crop by crop.
     painted : float
         Share of the crops with microbleeds or calcifications put in that get painted ones, not simulated ones
         (`CMBDetectorLib.training.painted`).
@@ -159,6 +161,7 @@ class DetectorTraining(Training):
     prototype_weight: float = 0.1
     implanted: float = 0.5
     calcified: float = 0.3
+    ragged: float = 0.4
     painted: float = 0.4
     vessels: float = 0.4
     thickened: float = 0.3
@@ -166,7 +169,7 @@ class DetectorTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_shares("implanted", "calcified", "painted", "vessels", "thickened", "without_phase")
+        self._check_shares("implanted", "calcified", "ragged", "painted", "vessels", "thickened", "without_phase")
         if self.head not in ("proposals", "mask"):
             raise InputError(f"The head is '{self.head}'; it must be 'proposals' or 'mask'.")
         r, a, s = self.crop

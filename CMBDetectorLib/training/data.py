@@ -32,6 +32,8 @@ from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
     MICROBLEED,
+    RAGGED,
+    RAGGED_CALCIFICATION,
     SPOT,
     VESSEL,
     Kind,
@@ -280,10 +282,13 @@ def _drawn(
 ) -> Crop:
     size_mm = np.array(config.crop) * SPACING_MM
     painted = rng.random() < config.painted
+    bleeds, calcium = (SPOT, CALCIFIED_SPOT) if painted else (MICROBLEED, CALCIFICATION)
+    if not painted and rng.random() < config.ragged:
+        bleeds, calcium = RAGGED, RAGGED_CALCIFICATION
     if with_lesions and rng.random() < config.implanted:
         case = cases[int(rng.integers(len(cases)))]
         crop = cut_thick(case, _place_in_brain(case, rng), config, rng)
-        crop = crop.with_implants(SPOT if painted else MICROBLEED, int(rng.integers(1, 5)), rng)
+        crop = crop.with_implants(bleeds, int(rng.integers(1, 5)), rng)
         if crop.lesions.present:
             return crop
     having = [case for case in cases if case.lesions.present]
@@ -302,7 +307,7 @@ def _drawn(
             break
     crop = cut_thick(case, center_mm, config, rng)
     if has_phase and rng.random() < config.calcified:  # without phase, nothing tells calcium from a microbleed
-        crop = crop.with_implants(CALCIFIED_SPOT if painted else CALCIFICATION, int(rng.integers(1, 4)), rng)
+        crop = crop.with_implants(calcium, int(rng.integers(1, 4)), rng)
     return crop
 
 

@@ -83,8 +83,37 @@ def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) 
     return irregular("calcification", center_mm, float(rng.uniform(0.8, 4.0)), chi, inside, rng, 0)
 
 
+def ragged(kind: str, center_mm: npt.NDArray[np.float64], chi_ppm: float, rng: np.random.Generator) -> Source:
+    """A cluster of up to nine balls that overlap, none of them the middle, from 1.2 to 7 mm wide before it blooms.
+
+    `irregular` sources are nearly round; bleeds of several millimeters seldom are.
+    """
+    radius_mm = float(np.exp(rng.uniform(np.log(0.6), np.log(3.5))))
+    count = int(rng.integers(3, 10))
+    offsets = rng.normal(size=(count, 3)) * rng.uniform(0.5, 1.4, 3) * rng.uniform(0.2, 0.5) * radius_mm
+    return Source(
+        kind=kind,
+        balls_mm=center_mm + offsets - offsets.mean(axis=0),
+        radii_mm=rng.uniform(0.3, 0.9, count) * radius_mm,
+        chi_ppm=chi_ppm,
+        inside_signal=float(rng.uniform(0.05, 0.7)),
+    )
+
+
+def ragged_microbleed(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+    """A ragged microbleed of random size and susceptibility at a place."""
+    return ragged("microbleed", center_mm, float(np.exp(rng.uniform(np.log(0.12), np.log(2.0)))), rng)
+
+
+def ragged_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+    """A calcification, likewise."""
+    return ragged("calcification", center_mm, -float(rng.uniform(0.5, 2.0)), rng)
+
+
 MICROBLEED = Kind(make=lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True, is_processed=True)
 CALCIFICATION = Kind(make=calcification, is_processed=True)
+RAGGED = Kind(make=ragged_microbleed, is_lesion=True, is_processed=True)
+RAGGED_CALCIFICATION = Kind(make=ragged_calcification, is_processed=True)
 SPOT, CALCIFIED_SPOT = Kind(make=spot, is_lesion=True), Kind(make=calcified_spot)
 VESSEL = Kind(make=vessel, is_compact=False)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.case import appearance
@@ -15,12 +16,15 @@ from CMBDetectorLib.simulation.sources import Source, microbleed
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
+    RAGGED,
+    RAGGED_CALCIFICATION,
     SPOT,
     VESSEL,
     Kind,
     Scan,
     factor_on_crop,
     implant,
+    ragged_microbleed,
 )
 from CMBDetectorLib.training.painted import Spot
 from CMBDetectorLib.training.targets import Lesions
@@ -180,6 +184,43 @@ def test_the_label_of_an_implant_is_the_size_of_what_is_painted() -> None:
         lost = (changed[0] + 1) < 0.8 * (image[0] + 1)
         painted_mm = np.cbrt(6 * lost.sum() * np.prod(SPACING_MM) / np.pi)
         assert painted_mm == pytest.approx(lesions.diameter_mm[0], rel=0.15, abs=0.4)
+
+
+def test_ragged_sources_hang_together_and_are_less_round_than_others() -> None:
+    def elongation(source: Source) -> float:
+        grid = np.stack(np.meshgrid(*[np.arange(-8, 8, 0.25)] * 3, indexing="ij"), axis=-1)
+        inside = np.zeros(grid.shape[:3], bool)
+        for ball_mm, radius_mm in zip(source.balls_mm, source.radii_mm, strict=True):
+            inside |= np.linalg.norm(grid - ball_mm, axis=-1) <= radius_mm
+        pieces, _ = ndimage.label(inside)
+        sizes = np.bincount(pieces.ravel())[1:]
+        assert sizes.max() > 0.5 * sizes.sum()
+        axes = np.sqrt(np.linalg.eigvalsh(np.cov(np.argwhere(inside).T)))
+        return float(axes[-1] / axes[0])
+
+    ragged = [elongation(ragged_microbleed(np.zeros(3), np.random.default_rng(seed))) for seed in range(12)]
+    usual = [elongation(microbleed(np.zeros(3), 0, np.random.default_rng(seed))) for seed in range(12)]
+    assert np.median(ragged) > 1.2 * np.median(usual)
+
+
+@pytest.mark.parametrize(("kind", "sign"), [(RAGGED, 1), (RAGGED_CALCIFICATION, -1)], ids=["microbleed", "calcium"])
+def test_a_ragged_microbleed_is_labeled_as_it_looks_and_calcium_is_not(kind: Kind, sign: int) -> None:
+    image, tissue = plain_crop()
+    ratios = []
+    for seed in range(12):
+        changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, np.random.default_rng(seed), kind=kind)
+        assert (changed[0] < image[0] - 0.1).any()
+        assert len(lesions.center_mm) == (sign > 0)
+        form = kind.make(np.zeros(3), np.random.default_rng(seed))
+        assert isinstance(form, Source)
+        assert np.sign(form.chi_ppm) == sign
+        if lesions.counts.any():  # wider ones are no microbleeds
+            lost = (changed[0] + 1) < 0.8 * (image[0] + 1)
+            lost_mm = np.cbrt(6 * lost.sum() * np.prod(SPACING_MM) / np.pi)
+            ratios.append(lost_mm / lesions.diameter_mm[0])
+    assert len(ratios) >= 6 if sign > 0 else not ratios
+    # The label is measured before the vendor's filter takes the widest part of the phase out.
+    assert sign < 0 or np.median(ratios) == pytest.approx(1, abs=0.15)
 
 
 def test_nothing_is_put_where_a_vessel_or_air_would_hide_it():

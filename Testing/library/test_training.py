@@ -44,6 +44,8 @@ from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
     MICROBLEED,
+    RAGGED,
+    RAGGED_CALCIFICATION,
     SPOT,
     VESSEL,
     Kind,
@@ -443,10 +445,24 @@ def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path:
         assert bool(crop.image[0].min() < -0.05) is has_phase
 
 
-@pytest.mark.parametrize("painted", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("painted", "ragged", "bleeds", "calcium"),
+    [
+        (0.0, 0.0, MICROBLEED, CALCIFICATION),
+        (0.0, 1.0, RAGGED, RAGGED_CALCIFICATION),
+        (1.0, 1.0, SPOT, CALCIFIED_SPOT),
+    ],
+    ids=["round", "ragged", "painted"],
+)
 @pytest.mark.parametrize("with_lesions", [True, False])
-def test_what_is_put_in_is_painted_where_asked_and_only_vessels_may_cross_mimics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, painted: float, with_lesions: bool
+def test_what_is_put_in_is_of_the_kind_asked_for_and_only_vessels_may_cross_mimics(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    painted: float,
+    ragged: float,
+    bleeds: Kind,
+    calcium: Kind,
+    with_lesions: bool,
 ) -> None:
     put_in: list[tuple[Kind, int]] = []
 
@@ -456,9 +472,8 @@ def test_what_is_put_in_is_painted_where_asked_and_only_vessels_may_cross_mimics
 
     monkeypatch.setattr(data, "implant", recorder)
     case = replace(all_tissue(toy_case([], (96, 96, 48), diameter_mm=4)), mimics_mm=(np.array([[90.0, 90.0, 90.0]]),))
-    config = detector_training(tmp_path, painted=painted, vessels=1.0, implanted=1.0, calcified=1.0)
+    config = detector_training(tmp_path, painted=painted, ragged=ragged, vessels=1.0, implanted=1.0, calcified=1.0)
     draw_crop([case], config, np.random.default_rng(0), with_lesions=with_lesions, has_phase=True)
-    bleeds, calcium = (SPOT, CALCIFIED_SPOT) if painted else (MICROBLEED, CALCIFICATION)
     assert put_in[0] == (bleeds if with_lesions else calcium, 1)
     assert put_in[-1] == (VESSEL, 0)
 
