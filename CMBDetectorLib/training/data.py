@@ -283,7 +283,7 @@ def _drawn(
     size_mm = np.array(config.crop) * SPACING_MM
     painted = rng.random() < config.painted
     bleeds, calcium = (SPOT, CALCIFIED_SPOT) if painted else (MICROBLEED, CALCIFICATION)
-    if not painted and rng.random() < config.ragged:
+    if not painted and config.ragged and rng.random() < config.ragged:  # 0 draws as runs before it was there did
         bleeds, calcium = RAGGED, RAGGED_CALCIFICATION
     if with_lesions and rng.random() < config.implanted:
         case = cases[int(rng.integers(len(cases)))]

@@ -84,7 +84,7 @@ def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) 
 
 
 def ragged(kind: str, center_mm: npt.NDArray[np.float64], chi_ppm: float, rng: np.random.Generator) -> Source:
-    """A cluster of up to nine balls that overlap, none of them the middle, from 1.2 to 7 mm wide before it blooms.
+    """A cluster of three to nine balls, most of which overlap; nine in ten are 1.5 to 8 mm wide before they bloom.
 
     `irregular` sources are nearly round; bleeds of several millimeters seldom are.
     """
