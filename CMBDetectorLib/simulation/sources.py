@@ -270,3 +270,37 @@ def irregular(
         inside_signal=float(inside_signal),
         sub_region=sub_region,
     )
+
+
+def ragged(
+    kind: str,
+    center_mm: npt.NDArray,
+    diameter_mm: float,
+    chi_ppm: float,
+    inside_signal: float,
+    random: np.random.Generator,
+    sub_region: int,
+) -> Source:
+    """A cluster of three to nine balls, each of which runs into one before it; none of them need be the core.
+
+    The extent about the center stays within the diameter; the balls lie along one axis more than along others.
+    `irregular` sources are nearly round.
+    """
+    sizes = random.uniform(0.3, 0.9, int(random.integers(3, 10)))
+    stretch = random.uniform(0.5, 1.4, 3)
+    places = [np.zeros(3)]
+    for n, size in enumerate(sizes[1:], start=1):
+        beside = int(random.integers(n))
+        direction = stretch * random.normal(size=3)
+        direction *= random.uniform(0.4, 0.9) * (size + sizes[beside]) / np.linalg.norm(direction)
+        places.append(places[beside] + direction)
+    offsets = np.array(places) - np.average(places, axis=0, weights=sizes**3)
+    scale_mm = diameter_mm / 2 / (np.linalg.norm(offsets, axis=1) + sizes).max()
+    return Source(
+        kind=kind,
+        balls_mm=center_mm + scale_mm * offsets,
+        radii_mm=scale_mm * sizes,
+        chi_ppm=chi_ppm,
+        inside_signal=float(inside_signal),
+        sub_region=sub_region,
+    )

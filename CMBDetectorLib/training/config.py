@@ -138,11 +138,11 @@ class DetectorTraining(Training):
         Share of the crops with lesions whose lesions are put in on the fly; the others show rendered ones.
     calcified : float
         Share of the crops without lesions that get calcifications on the fly.
-    ragged : float
-        Share of the simulated ones put in that are ragged clusters, crop by crop.
     painted : float
         Share of the crops with microbleeds or calcifications put in that get painted ones, not simulated ones
         (`CMBDetectorLib.training.painted`).
+    ragged : float
+        Share of the crops with simulated ones put in where all of these are ragged (`simulation.sources.ragged`).
     vessels : float
         Share of all crops that get painted vessels.
     thickened : float
@@ -161,8 +161,8 @@ class DetectorTraining(Training):
     prototype_weight: float = 0.1
     implanted: float = 0.5
     calcified: float = 0.3
-    ragged: float = 0.4
     painted: float = 0.4
+    ragged: float = 0.0
     vessels: float = 0.4
     thickened: float = 0.3
     without_phase: float = 0.2

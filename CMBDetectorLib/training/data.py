@@ -32,8 +32,8 @@ from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
     MICROBLEED,
-    RAGGED,
     RAGGED_CALCIFICATION,
+    RAGGED_MICROBLEED,
     SPOT,
     VESSEL,
     Kind,
@@ -284,7 +284,7 @@ def _drawn(
     painted = rng.random() < config.painted
     bleeds, calcium = (SPOT, CALCIFIED_SPOT) if painted else (MICROBLEED, CALCIFICATION)
     if not painted and config.ragged and rng.random() < config.ragged:  # 0 draws as runs before it was there did
-        bleeds, calcium = RAGGED, RAGGED_CALCIFICATION
+        bleeds, calcium = RAGGED_MICROBLEED, RAGGED_CALCIFICATION
     if with_lesions and rng.random() < config.implanted:
         case = cases[int(rng.integers(len(cases)))]
         crop = cut_thick(case, _place_in_brain(case, rng), config, rng)

@@ -18,7 +18,7 @@ import torch.nn.functional as functional
 from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
 from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
-from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed
+from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed, ragged
 from CMBDetectorLib.training.painted import Spot, Vessel, calcified_spot, spot, vessel
 from CMBDetectorLib.training.slices import interpolation, shared_mm
 from CMBDetectorLib.training.targets import Lesions
@@ -29,6 +29,7 @@ Form = Source | Spot | Vessel  # balls, roughly, and the factor of what they hol
 FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it through the slice
 APART_MM = 6.0  # centers, from those of lesions and mimics that are there
 CLEAR_MM = 1.0  # surfaces, likewise
+RAGGED_MM, MOST_PPM_MM3 = 8.0, 200.0  # widest ragged source; its chi times the cube of its diameter
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -83,36 +84,28 @@ def calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) 
     return irregular("calcification", center_mm, float(rng.uniform(0.8, 4.0)), chi, inside, rng, 0)
 
 
-def ragged(kind: str, center_mm: npt.NDArray[np.float64], chi_ppm: float, rng: np.random.Generator) -> Source:
-    """A cluster of three to nine balls, most of which overlap; nine in ten are 1.5 to 8 mm wide before they bloom.
-
-    `irregular` sources are nearly round; bleeds of several millimeters seldom are.
-    """
-    radius_mm = float(np.exp(rng.uniform(np.log(0.6), np.log(3.5))))
-    count = int(rng.integers(3, 10))
-    offsets = rng.normal(size=(count, 3)) * rng.uniform(0.5, 1.4, 3) * rng.uniform(0.2, 0.5) * radius_mm
-    return Source(
-        kind=kind,
-        balls_mm=center_mm + offsets - offsets.mean(axis=0),
-        radii_mm=rng.uniform(0.3, 0.9, count) * radius_mm,
-        chi_ppm=chi_ppm,
-        inside_signal=float(rng.uniform(0.05, 0.7)),
-    )
-
-
 def ragged_microbleed(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
-    """A ragged microbleed of random size and susceptibility at a place."""
-    return ragged("microbleed", center_mm, float(np.exp(rng.uniform(np.log(0.12), np.log(2.0)))), rng)
+    """One ragged microbleed of random size and susceptibility at a place."""
+    return _ragged("microbleed", 1, center_mm, rng)
 
 
 def ragged_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
-    """A calcification, likewise."""
-    return ragged("calcification", center_mm, -float(rng.uniform(0.5, 2.0)), rng)
+    """One ragged calcification at a place: a ragged microbleed in all but the sign of its susceptibility."""
+    return _ragged("calcification", -1, center_mm, rng)
+
+
+def _ragged(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+    diameter_mm = float(np.exp(rng.uniform(np.log(1.5), np.log(RAGGED_MM))))
+    # The field reaches as far as the cube root of chi says: the large ones are weaker, or they would look wider than a
+    # microbleed may.
+    strongest_ppm = min(2.0, MOST_PPM_MM3 / diameter_mm**3)
+    chi_ppm = float(np.exp(rng.uniform(np.log(0.12), np.log(strongest_ppm))))
+    return ragged(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.05, 0.7)), rng, 0)
 
 
 MICROBLEED = Kind(make=lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True, is_processed=True)
 CALCIFICATION = Kind(make=calcification, is_processed=True)
-RAGGED = Kind(make=ragged_microbleed, is_lesion=True, is_processed=True)
+RAGGED_MICROBLEED = Kind(make=ragged_microbleed, is_lesion=True, is_processed=True)
 RAGGED_CALCIFICATION = Kind(make=ragged_calcification, is_processed=True)
 SPOT, CALCIFIED_SPOT = Kind(make=spot, is_lesion=True), Kind(make=calcified_spot)
 VESSEL = Kind(make=vessel, is_compact=False)

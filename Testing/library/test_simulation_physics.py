@@ -1,15 +1,19 @@
-"""The simulator's physics against closed forms."""
+"""The simulator's physics and sources against closed forms."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csgraph
+from scipy.spatial import ConvexHull
 
 from CMBDetectorLib.simulation.acquisition import homodyne, phase_mask
 from CMBDetectorLib.simulation.field import fast_length, field_shift_ppm
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, Protocol
-from CMBDetectorLib.simulation.sources import Source
+from CMBDetectorLib.simulation.sources import Source, irregular, ragged
 
 CHI_PPM = 1.0
 
@@ -178,3 +182,27 @@ def test_both_windows_of_the_phase_filter_keep_half_of_the_same_frequency():
 
 def test_lengths_are_padded_to_what_transforms_like():
     assert [fast_length(n) for n in (7, 97, 128)] == [8, 100, 128]
+
+
+def test_ragged_sources_are_of_one_piece_around_their_place_and_as_wide_as_asked() -> None:
+    place_mm = np.array([3.0, -2.0, 5.0])
+    for seed in range(100):
+        source = ragged("microbleed", place_mm, 6.0, 0.5, 0.3, np.random.default_rng(seed), 9)
+        assert np.allclose(source.center_mm, place_mm)
+        apart_mm = np.linalg.norm(source.balls_mm[:, None] - source.balls_mm, axis=-1)
+        touching = apart_mm < source.radii_mm[:, None] + source.radii_mm
+        assert csgraph.connected_components(touching)[0] == 1
+        reach_mm = np.linalg.norm(source.balls_mm - place_mm, axis=1) + source.radii_mm
+        assert reach_mm.max() == pytest.approx(3.0)
+
+
+def test_ragged_sources_fill_less_of_their_hull_than_irregular_ones() -> None:
+    def solidity(make: Callable[..., Source], seed: int) -> float:
+        source = make("microbleed", np.zeros(3), 6.0, 0.5, 0.3, np.random.default_rng(seed), 9)
+        grid_mm = np.stack(np.meshgrid(*[np.arange(-3, 3, 0.2)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        distance_mm = np.linalg.norm(grid_mm[:, None] - source.balls_mm, axis=-1)
+        inside_mm = grid_mm[(distance_mm <= source.radii_mm).any(axis=1)]
+        return float(len(inside_mm) * 0.2**3 / ConvexHull(inside_mm).volume)
+
+    of_ragged, of_irregular = ([solidity(make, seed) for seed in range(20)] for make in (ragged, irregular))
+    assert np.median(of_ragged) < np.median(of_irregular) - 0.1

@@ -44,8 +44,8 @@ from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
     MICROBLEED,
-    RAGGED,
     RAGGED_CALCIFICATION,
+    RAGGED_MICROBLEED,
     SPOT,
     VESSEL,
     Kind,
@@ -116,6 +116,7 @@ def test_options_are_read_from_json(tmp_path: Path) -> None:
         ('{"out": "o", "cases": "c"}', "lacks the option 'cache'"),
         ("{", "cannot be read as JSON"),
         ('{"out": "o", "cases": "c", "cache": "k", "painted": 3}', "'painted' is 3; it must be a number from 0 to 1"),
+        ('{"out": "o", "cases": "c", "cache": "k", "ragged": true}', "'ragged' is True"),
         ('{"out": "o", "cases": "c", "cache": "k", "vessels": "some"}', "'vessels' is 'some'"),
         ('{"out": "o", "cases": "c", "cache": "k", "warmup": true}', "'warmup' is True"),
         ('{"out": "o", "cases": "c", "cache": "k", "initial": "d.pt", "kept": "d1"}', "'kept' is 'd1'"),
@@ -449,7 +450,7 @@ def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path:
     ("painted", "ragged", "bleeds", "calcium"),
     [
         (0.0, 0.0, MICROBLEED, CALCIFICATION),
-        (0.0, 1.0, RAGGED, RAGGED_CALCIFICATION),
+        (0.0, 1.0, RAGGED_MICROBLEED, RAGGED_CALCIFICATION),
         (1.0, 1.0, SPOT, CALCIFIED_SPOT),
     ],
     ids=["round", "ragged", "painted"],
@@ -476,6 +477,22 @@ def test_what_is_put_in_is_of_the_kind_asked_for_and_only_vessels_may_cross_mimi
     draw_crop([case], config, np.random.default_rng(0), with_lesions=with_lesions, has_phase=True)
     assert put_in[0] == (bleeds if with_lesions else calcium, 1)
     assert put_in[-1] == (VESSEL, 0)
+
+
+def test_without_ragged_sources_nothing_is_drawn_for_them(tmp_path: Path) -> None:
+    case = replace(all_tissue(toy_case([], (96, 96, 48), diameter_mm=4)), mimics_mm=(np.array([[24.0, 24.0, 24.0]]),))
+    usual, none_asked, asked = (  # painted crops have never drawn for them
+        draw_crop(
+            [case],
+            detector_training(tmp_path, painted=painted, ragged=ragged, calcified=0.0, vessels=0.0, thickened=0.0),
+            np.random.default_rng(0),
+            with_lesions=False,
+            has_phase=True,
+        )
+        for painted, ragged in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5))
+    )
+    assert none_asked.mimics_mm.tolist() == usual.mimics_mm.tolist() != []
+    assert none_asked.mimics_mm.tolist() != asked.mimics_mm.tolist()
 
 
 def test_the_share_of_crops_with_painted_vessels_is_as_asked(tmp_path: Path) -> None:
