@@ -101,8 +101,12 @@ class Training:
         """Read a run's options; raises `InputError` that names the file and the option which is wrong."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
+        except OSError as problem:
+            raise InputError(f"{path} cannot be opened: {problem.strerror}.") from None
+        except ValueError as problem:
             raise InputError(f"{path} cannot be read as JSON: {problem}.") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path} holds no options: they are written as {{\"name\": value, ...}}.")
         known = {field.name: field for field in fields(cls)}
         if unknown := sorted(set(values) - set(known)):
             raise InputError(f"{path} has the unknown option '{unknown[0]}'; known are {', '.join(known)}.")

@@ -115,6 +115,7 @@ def test_options_are_read_from_json(tmp_path: Path) -> None:
         ('{"out": "o", "cases": "c", "cache": "k", "epochs": 3}', "unknown option 'epochs'"),
         ('{"out": "o", "cases": "c"}', "lacks the option 'cache'"),
         ("{", "cannot be read as JSON"),
+        ("[]", "holds no options"),
         ('{"out": "o", "cases": "c", "cache": "k", "painted": 3}', "'painted' is 3; it must be a number from 0 to 1"),
         ('{"out": "o", "cases": "c", "cache": "k", "ragged": true}', "'ragged' is True"),
         ('{"out": "o", "cases": "c", "cache": "k", "vessels": "some"}', "'vessels' is 'some'"),
@@ -129,6 +130,11 @@ def test_a_wrong_option_is_named(tmp_path: Path, text: str, said: str) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=said):
         DetectorTraining.from_json(file)
+
+
+def test_options_in_a_file_that_is_not_there_are_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run\.json cannot be opened: No such file"):
+        DetectorTraining.from_json(tmp_path / "run.json")
 
 
 def test_a_segmenter_window_that_bfloat16_cannot_train_on_is_refused(tmp_path: Path) -> None:
