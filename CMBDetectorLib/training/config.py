@@ -106,7 +106,7 @@ class Training:
         except ValueError as problem:
             raise InputError(f"{path} cannot be read as JSON: {problem}.") from None
         if not isinstance(values, dict):
-            raise InputError(f"{path} holds no options: they are written as {{\"name\": value, ...}}.")
+            raise InputError(f'{path} holds no options: they are written as {{"name": value, ...}}.')
         known = {field.name: field for field in fields(cls)}
         if unknown := sorted(set(values) - set(known)):
             raise InputError(f"{path} has the unknown option '{unknown[0]}'; known are {', '.join(known)}.")
