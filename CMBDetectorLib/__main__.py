@@ -1,6 +1,7 @@
 """The command line: ``python -m CMBDetectorLib`` or ``cmb-detector``.
 
-Exit codes: 0 done, 2 input, 3 network files, 4 output, 5 memory, 130 cancelled (`CMBDetectorLib.errors`).
+Exit codes: 0 done, 2 input, 3 network files, 4 output, 5 memory, 6 memory of the GPU, 130 cancelled
+(`CMBDetectorLib.errors`).
 """
 
 from __future__ import annotations
@@ -46,16 +47,23 @@ def main(arguments: list[str] | None = None) -> int:
     except CMBDetectorError as problem:
         return _tell(options, f"cmb-detector: {problem}", problem.exit_code)
     except OSError as problem:
-        if problem.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if problem.errno == errno.EPIPE:  # whoever read the output, such as head, has enough
+            _drop_output()
             return 0
-        return _tell(
-            options,
-            "cmb-detector: The disk that this command writes to is full. Make space on it.",
-            OutputError.exit_code,
-        )
+        if problem.errno != errno.ENOSPC:
+            raise
+        message = "cmb-detector: The disk that this command writes to is full. Make space on it."
+        try:
+            _tell(options, message, OutputError.exit_code)
+            sys.stdout.flush()
+        except OSError:  # stdout itself goes to that disk
+            _drop_output()
+        return OutputError.exit_code
+
+
+def _drop_output() -> None:
+    """Send what stdout still holds nowhere, or Python would complain of it on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(options: argparse.Namespace, message: str, exit_code: int) -> int:
@@ -66,6 +74,14 @@ def _tell(options: argparse.Namespace, message: str, exit_code: int) -> int:
     if options.json_progress:
         print(json.dumps({"event": "error", "message": message, "exit_code": exit_code}), flush=True)
     return exit_code
+
+
+def _end(options: argparse.Namespace, text: str, **result: object) -> None:
+    """Tell what came of a run: as text, as an event where events were asked for, or not at all."""
+    if options.json_progress:
+        print(json.dumps({"event": "result", **result}), flush=True)
+    elif not options.quiet:
+        print(text)
 
 
 def detect(options: argparse.Namespace) -> None:
@@ -152,7 +168,7 @@ def implant(options: argparse.Namespace) -> None:
         inputs.swi,
         phase if same_grid else inputs.phase,  # the numbers that the scanner stored, where they need no resampling
         regions.regions,
-        head=options.swi.name,
+        head=f"{options.swi.resolve().parent.name}/{options.swi.name}",  # of its own for every patient's folder
         count=options.count,
         seed=options.seed,
         echo_time_ms=echo_time_ms,
@@ -161,10 +177,11 @@ def implant(options: argparse.Namespace) -> None:
         location_of=lambda center_ras_mm: locate(center_ras_mm, 0.0, regions)[0],
     )
     write_case(case, options.out)
-    if not options.quiet and not options.json_progress:
-        lesions, faint = len(case.truth["lesions"]), len(case.truth["faint"])
-        print(f"Put in {lesions} microbleeds, {faint} fainter ones; paramagnetic tissue is {prepared.polarity}.")
-        print(*filter(None, [prepared.notice, f"Written to {options.out}"]), sep="\n")
+    _progress(options)("implant", 1.0, f"Written to {options.out}")
+    lesions, faint = len(case.truth["lesions"]), len(case.truth["faint"])
+    said = f"Put in {lesions} microbleeds, {faint} fainter ones; paramagnetic tissue is {prepared.polarity}."
+    text = "\n".join(filter(None, [said, prepared.notice, f"Written to {options.out}"]))
+    _end(options, text, out=str(options.out), lesions=lesions, faint=faint, polarity=prepared.polarity)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -190,13 +207,15 @@ def evaluate(options: argparse.Namespace) -> None:
         settings=Settings(threshold=options.threshold, device=options.device, polarity=options.polarity, force=True),
         with_phase=not options.without_phase,
         models_dir=options.models,
+        overwrite=options.overwrite,
         progress=_progress(options),
     )
     if options.charts:
         from CMBDetectorLib.evaluation.charts import draw
 
         draw({" and ".join(folder.name for folder in options.cases): report}, options.out / "charts.png")
-    print(json.dumps({name: value for name, value in report.items() if name not in DETAILS}, indent=1))
+    short = {name: value for name, value in report.items() if name not in DETAILS}
+    _end(options, json.dumps(short, indent=1), out=str(options.out), report=short)
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -214,16 +233,24 @@ def ablate(options: argparse.Namespace) -> None:
         device=options.device,
         progress=_progress(options),
     )
-    print(write_page(done, options.out))
+    page = write_page(done, options.out)
+    _end(options, f"Written to {page}", page=str(page))
 
 
 def evaluate_regions(options: argparse.Namespace) -> None:
     """Compare the segmenter's regions with the true ones of simulated cases."""
     from CMBDetectorLib.evaluation.regions import evaluate_regions as compare
 
-    compare(options.cases, options.out, device=options.device, models_dir=options.models, progress=_progress(options))
-    if not options.quiet and not options.json_progress:
-        print((options.out / "regions.md").read_text(encoding="utf-8"))
+    compare(
+        options.cases,
+        options.out,
+        device=options.device,
+        models_dir=options.models,
+        overwrite=options.overwrite,
+        progress=_progress(options),
+    )
+    page = options.out / "regions.md"
+    _end(options, page.read_text(encoding="utf-8"), page=str(page))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -231,6 +258,7 @@ def export(options: argparse.Namespace) -> None:
     from CMBDetectorLib.resources import resources_dir
     from CMBDetectorLib.training.export import export_model, update_manifest
 
+    figures = {file.stem: _report(file) for file in options.figures or ()}  # before a network is replaced
     folder = options.models or resources_dir() / "Models"
     manifest = export_model(
         options.network,
@@ -239,13 +267,19 @@ def export(options: argparse.Namespace) -> None:
         threshold=options.threshold,
         threshold_without_phase=options.threshold_without_phase,
     )
-    if options.figures:
-        figures = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.figures}
-        for report in figures.values():
-            for detail in DETAILS:
-                report.pop(detail, None)
-        update_manifest(manifest, figures=figures)
-    print(manifest)
+    update_manifest(manifest, figures=figures)
+    _end(options, f"Written to {manifest}", manifest=str(manifest))
+
+
+def _report(file: Path) -> dict[str, object]:
+    """Read a report of `evaluate` without its details."""
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        return {name: value for name, value in report.items() if name not in DETAILS}
+    except OSError as problem:
+        raise InputError(f"{file} cannot be opened: {problem.strerror}.") from None
+    except (ValueError, AttributeError):
+        raise InputError(f"{file} is no report of 'evaluate'.") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -282,18 +316,19 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--heads", type=Path, required=True, metavar="DIR", help="folder of NN_labels.nii.gz and "
                       "NN_mars.nii.gz")  # fmt: skip
     many.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the cases")
-    many.add_argument("--cases", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
-    many.add_argument("--seed", type=int, default=0, metavar="S", help="first seed (default: %(default)s)")
+    many.add_argument("--cases", type=_from(1), default=1, metavar="N", help="how many (default: %(default)s)")
+    many.add_argument("--seed", type=_from(0), default=0, metavar="S", help="of the first case; sets whose seeds are "
+                      "closer than their number of cases can share cases (default: %(default)s)")  # fmt: skip
     many.add_argument("--protocol", default="all", metavar="NAME", help="3T-2mm, 3T-3mm, 3T-opposite, 1.5T, "
                       "3T-compact or all")  # fmt: skip
     many.add_argument("--varied", action="store_true", help="vary each protocol as hospitals do")
     many.add_argument("--burden", default="realistic", metavar="NAME", help="microbleeds per case: a number, or "
                       "realistic, none, many or training (default: %(default)s)")  # fmt: skip
     many.add_argument("--only", metavar="NN,NN", help="heads to use (default: all in the folder)")
-    many.add_argument("--vessels", type=int, default=1, metavar="N", help="sets of veins and arteries that every head "
-                      "has; each case draws one (default: %(default)s)")  # fmt: skip
-    many.add_argument("--processes", type=int, default=1, metavar="N", help="cases rendered at a time; each takes up "
-                      "to 9 GB (default: %(default)s)")  # fmt: skip
+    many.add_argument("--vessels", type=_from(1), default=1, metavar="N", help="sets of veins and arteries that every "
+                      "head has; each case draws one (default: %(default)s)")  # fmt: skip
+    many.add_argument("--processes", type=_from(1), default=1, metavar="N", help="cases rendered at a time; each takes "
+                      "up to 9 GB (default: %(default)s)")  # fmt: skip
     many.add_argument("--pictures", action="store_true", help="also write a montage.png of every case")
     many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
     _add_progress(many)
@@ -305,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--as", dest="kind", required=True, metavar="NAME", help="random, for one to three alterations "
                        "of random strength, or power, fluid, fat, rim-shading, side-shading, noise, blur, ringing, "
                        "ghost, stripped, weak-phase or phase-noise")  # fmt: skip
-    other.add_argument("--seed", type=int, default=0, metavar="S", help="of what is random (default: %(default)s)")
+    other.add_argument("--seed", type=_from(0), default=0, metavar="S", help="of what is random (default: %(default)s)")
     _add_progress(other)
 
     known = commands.add_parser("implant", help="put known microbleeds into a scan without any, for evaluate")
@@ -313,8 +348,8 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument("--swi", type=Path, required=True, metavar="FILE", help=f"{image}, without microbleeds")
     known.add_argument("--phase", type=Path, required=True, metavar="FILE", help="phase image of the same scan")
     known.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for this one case")
-    known.add_argument("--count", type=int, default=10, metavar="N", help="microbleeds (default: %(default)s)")
-    known.add_argument("--seed", type=int, default=0, metavar="S", help="of places and sizes (default: %(default)s)")
+    known.add_argument("--count", type=_from(1), default=10, metavar="N", help="microbleeds (default: %(default)s)")
+    known.add_argument("--seed", type=_from(0), default=0, metavar="S", help="of places, sizes (default: %(default)s)")
     known.add_argument("--echo-time", type=float, metavar="MS", help="in ms (default: what the scanner wrote)")
     known.add_argument("--field", type=float, metavar="T", help="in tesla (default: what the scanner wrote)")
     known.add_argument("--polarity", choices=POLARITIES, default="auto", help="as for detect (default: %(default)s)")
@@ -337,6 +372,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--without-phase", action="store_true", help="search the SWI alone")
     test.add_argument("--device", choices=DEVICES, default="auto")
     test.add_argument("--polarity", choices=POLARITIES, default="auto")
+    test.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in the folder")
     _add_progress(test)
 
     where = commands.add_parser("evaluate-regions", help="compare the regions found with those of simulated cases")
@@ -345,6 +381,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for regions.md and its pictures")
     where.add_argument("--models", type=Path, metavar="DIR", help="folder of networks, instead of the bundled ones")
     where.add_argument("--device", choices=DEVICES, default="auto")
+    where.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in the folder")
     _add_progress(where)
 
     parts = commands.add_parser("ablate", help="compare variants of the detector on simulated cases")
@@ -371,7 +408,19 @@ def _parser() -> argparse.ArgumentParser:
                       "--threshold)")  # fmt: skip
     ship.add_argument("--figures", type=Path, nargs="+", metavar="FILE", help="reports of 'evaluate' to keep in the "
                       "manifest, under the names of their files")  # fmt: skip
+    _add_progress(ship)
     return parser
+
+
+def _from(least: int) -> Callable[[str], int]:
+    """Give the reader of a whole number that is no smaller than this."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
+        return int(text)
+
+    return number
 
 
 def _variant(text: str) -> tuple[str, Path]:

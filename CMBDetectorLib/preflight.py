@@ -9,8 +9,8 @@ refused                                           refused unless told to search 
 fewer than 8 slices, constant                     slices thicker than 5 mm (over 10 mm: refused)
 spacing 0, negative or impossible, head too       less than 80 mm of the head covered (under 40 mm: refused)
 small or too large for a head
-NaN inside the head                               brightness varies in the brain as on T1 and T2
-SWI and phase swapped, phase as SWI, CT,
+NaN inside the head                               slices that are coronal or sagittal
+SWI and phase swapped, phase as SWI, CT,          brightness varies in the brain as on T1 and T2
 segmentation, spin echo, inversion recovery, minIP
 phase of an unknown range, from another place
 ================================================  =======================================================
@@ -34,6 +34,7 @@ from CMBDetectorLib.volume import Volume
 
 SPACING_MM = (0.05, 20.0)  # what any head scan has
 THICK_MM, TOO_THICK_MM = 5.0, 10.0  # microbleeds are 2-10 mm
+AXIAL = 1.5  # voxels that much longer along R or A than along S are no axial slices
 COVERED_MM, LEAST_COVERED_MM = 80.0, 40.0  # a brain is 110-140 mm high
 HEAD_MM = (100.0, 280.0)  # width and length of a head, with or without skull, lie well within
 ENCLOSED_SHARE = 1e-4  # share of voxels that may be repaired inside the head
@@ -242,7 +243,8 @@ def _sample(array: npt.NDArray) -> npt.NDArray[np.float32]:
 def _check_head(swi: Volume) -> tuple[Outline, list[str]]:
     """Check that the image holds most of a head, in voxels that can show a microbleed; give its outline and doubts."""
     name = _name(swi, "the SWI")
-    coarse, spacing_mm, head = _outline(swi.in_ras_order())
+    ras = swi.in_ras_order()
+    coarse, spacing_mm, head = _outline(ras)
     width, length, height = (
         np.ptp(np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis})))) * spacing_mm[axis] + spacing_mm[axis]
         for axis in range(3)
@@ -264,6 +266,9 @@ def _check_head(swi: Volume) -> tuple[Outline, list[str]]:
         doubts.append(f"{name} covers only {height:.0f} mm of the head's height; the regions named may be wrong.")
     if thickness > THICK_MM:
         doubts.append(f"{name} has slices of {thickness:.3g} mm; over 5 mm, small microbleeds are missed.")
+    if (across := ras.spacing_mm[:2]).max() > AXIAL * ras.spacing_mm[2]:
+        kind = ("sagittal", "coronal")[int(across.argmax())]
+        doubts.append(f"{name} has {kind} slices; the networks saw axial ones alone, so more candidates are false.")
     return (coarse, spacing_mm, head), doubts
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from CMBDetectorLib.candidate import Candidate, PhaseEvidence
 from CMBDetectorLib.detect import Detection
+from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import draws, percentiles
-from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, Evaluated, figures
+from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, Evaluated, figures, number
 from CMBDetectorLib.evaluation.froc import FROC_AT, Pooled, choose_threshold
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM
 from CMBDetectorLib.evaluation.prepared import PreparedCase, prepare_cases
@@ -95,17 +96,28 @@ def ablate(
     Raises
     ------
     InputError
-        A folder without cases, or a file that is no network.
+        A folder without cases, a file that is no network, a name given twice, an `anatomy` that names no variant, or
+        validation cases that are the test cases.
     """
-    methods = [*(read_variant(name, path, device) for name, path in variants), blob_variant()]
+    blobs = blob_variant()
+    names = [*(name for name, _ in variants), blobs.name]
+    if twice := [name for name in names if names.count(name) > 1 or name.endswith(ANATOMY)]:
+        raise InputError(f"The variant '{twice[0]}' needs another name: it is taken.")
+    if anatomy is not None and anatomy not in names:
+        raise InputError(f"The variant '{anatomy}', to be shown with anatomy, is none of: {', '.join(names)}.")
+    if cases_dir.resolve() == validation_dir.resolve():
+        raise InputError(
+            f"{cases_dir} cannot hold both the test and the validation cases: thresholds are chosen there."
+        )
+    methods = [*(read_variant(name, path, device) for name, path in variants), blobs]
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
     test = prepare_cases(cases_dir, out / "cases", segmenter, progress)
     validation = prepare_cases(validation_dir, out / "cases", segmenter, progress)
     outcomes: dict[str, Outcome] = {}
     for method in methods:
-        names = [method.name, method.name + ANATOMY] if method.name == anatomy else [method.name]
-        for name in names:
-            outcomes[name] = _outcome(method, validation, test, out, name.endswith(ANATOMY), progress)
+        outcomes[method.name] = _outcome(method, validation, test, out, False, progress)
+        if method.name == anatomy:
+            outcomes[anatomy + ANATOMY] = _outcome(method, validation, test, out, True, progress)
     content = {
         "cases": len(test),
         "heads": sorted({case.truth["head"] for case in test}),
@@ -193,18 +205,21 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     return {
         "choice": outcome.choice,
         **kept,
-        "intervals_at_false_positives": {at: [_finite(end) for end in ends] for at, ends in intervals.items()},
+        "intervals_at_false_positives": {at: [number(end) for end in ends] for at, ends in intervals.items()},
     }
 
 
 def _comparisons(outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """All variants against the first, and each with a proposal head against the one listed before it."""
+    """All variants against the first, each with a proposal head against the one before, anatomy against without."""
     names = list(outcomes)
-    boxes = [name for name in names if outcomes[name].variant.detector is not None]
-    pairs = [(name, names[0]) for name in names[1:]] + list(zip(boxes[2:], boxes[1:], strict=False))
+    plain = [name for name in names if not name.endswith(ANATOMY)]
+    boxes = [name for name in plain if outcomes[name].variant.detector is not None]
+    pairs = [(name, names[0]) for name in names[1:]]
+    pairs += zip(boxes[1:], boxes, strict=False)
+    pairs += [(name, name.removesuffix(ANATOMY)) for name in names if name not in plain]
     return [
         {"variant": name, "reference": reference, **at_equal_sensitivity(outcomes[name], outcomes[reference], level)}
-        for name, reference in pairs
+        for name, reference in dict.fromkeys(pairs)
         for level in EQUAL_AT
     ]
 
@@ -218,8 +233,8 @@ def at_equal_sensitivity(
     -------
     dict
         ``sensitivity`` of the reference, ``false_positives`` of both at it, the ``change`` between them (-0.4 is 40 %
-        fewer) and its 95 % ``interval``, from resamples in which both are read anew. None stands for a sensitivity
-        that is not reached and for a change from nothing.
+        fewer) and its 95 % ``interval``, from resamples in which both are read anew. None stands for what is infinite
+        (a sensitivity that is not reached, an increase from nothing) and, where there is nothing to reach, unknown.
     """
     heads = _heads(outcome.done)
     ours, theirs = outcome.pooled(), reference.pooled()
@@ -229,28 +244,28 @@ def at_equal_sensitivity(
         sensitivity = other.sensitivity_at(level)
         before = other.false_positives_at(sensitivity)
         after = ours.curve(times).false_positives_at(sensitivity)
-        defined = sensitivity > 0 and before > 0  # a sensitivity of 0 is reached by nothing at all
-        return sensitivity, before, after, after / before - 1 if defined else float("nan")
+        if not sensitivity > 0:  # reached by nothing at all
+            relative = float("nan")
+        elif before > 0:
+            relative = after / before - 1
+        else:
+            relative = float("inf") if after > 0 else 0.0
+        return sensitivity, before, after, relative
 
     sensitivity, before, after, relative = change(None)
     resampled = [change(np.bincount(drawn, minlength=len(heads)))[3] for drawn in draws(heads, resamples=resamples)]
     return {
         "reference_false_positives_at_most": level,
-        "sensitivity": _finite(sensitivity),
-        "reference_false_positives": _finite(before),
-        "false_positives": _finite(after),
-        "change": _finite(relative),
-        "interval": [_finite(end) for end in percentiles(resampled)],
+        "sensitivity": number(sensitivity),
+        "reference_false_positives": number(before),
+        "false_positives": number(after),
+        "change": number(relative),
+        "interval": [number(end) for end in percentiles(resampled)],
     }
 
 
 def _heads(done: list[Evaluated]) -> list[str]:
     return [case.truth["head"] for case in done]
-
-
-def _finite(value: float) -> float | None:
-    """Make a number fit for JSON, which knows neither NaN nor infinity."""
-    return round(value, 4) if np.isfinite(value) else None
 
 
 def _write(content: dict[str, Any], out: Path) -> None:

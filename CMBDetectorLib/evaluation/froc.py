@@ -129,7 +129,7 @@ class Pooled:
 
 
 def choose_threshold(cases: Sequence[Matches], false_positives_per_case: float) -> OperatingPoint:
-    """Lowest threshold, on a grid of 0.01, with at most so many false positives per case.
+    """Lowest threshold, from 0.10 in steps of 0.01, with at most so many false positives per case.
 
     On validation cases only. Where none is low enough, the highest threshold of the grid is returned.
     """

@@ -47,7 +47,7 @@ def match(
     """Match the detections of one case, strongest first, each to the nearest lesion that is still free.
 
     Going by falling probability, the answer at a higher threshold is the beginning of the answer at a lower one. A
-    further detection of a lesion already found is a false positive.
+    further detection of a lesion already found is a false positive, unless another one that is free lies within reach.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def match(
     lesions_ras_mm : array_like, shape (L, 3)
         Lesions to be found.
     faint_ras_mm : array_like, shape (F, 3)
-        Lesions too faint to ask for; a detection there counts neither way.
+        Lesions too faint to ask for; a detection that is nearer to one of them counts neither way.
     """
     scores = np.asarray(probability, float).reshape(-1)
     order = np.argsort(-scores, kind="stable")
@@ -64,11 +64,11 @@ def match(
     to_faint = _distances(centers, faint_ras_mm)
     found = np.full(len(scores), FALSE)
     for n in range(len(scores)):
-        near = to_lesion[n]
-        if near.size and near.min() <= within_mm:
-            found[n] = int(near.argmin())
+        lesion_mm, faint_mm = to_lesion[n].min(initial=np.inf), to_faint[n].min(initial=np.inf)
+        if lesion_mm <= min(faint_mm, within_mm):
+            found[n] = int(to_lesion[n].argmin())
             to_lesion[:, found[n]] = np.inf
-        elif to_faint[n].size and to_faint[n].min() <= within_mm:
+        elif faint_mm <= within_mm:
             found[n] = NEUTRAL
     return Matches(scores[order], found, to_lesion.shape[1])
 

@@ -119,7 +119,7 @@ def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
             _percent(row["sensitivity"]),
             _number(row["reference_false_positives"]),
             "not reached" if row["false_positives"] is None else _number(row["false_positives"]),
-            "-" if row["change"] is None else f"{100 * row['change']:+.0f} {_range(row['interval'], '+.0f')}",
+            "-" if row["change"] is None else f"{100 * row['change']:+.0f} {_range(row['interval'], '+.0f', '∞')}",
         ]
         for row in comparisons
     ]
@@ -239,6 +239,6 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _range(ends: Sequence[float | None], form: str = ".0f") -> str:
+def _range(ends: Sequence[float | None], form: str = ".0f", missing: str = "-") -> str:
     """Both ends in percent."""
-    return "[" + ", ".join("-" if end is None else format(100 * end, form) for end in ends) + "]"
+    return "[" + ", ".join(missing if end is None else format(100 * end, form) for end in ends) + "]"

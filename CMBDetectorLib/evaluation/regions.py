@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from CMBDetectorLib.evaluation.cohort import case_folders
+from CMBDetectorLib.evaluation.cohort import case_folders, make_folder
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
 from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
@@ -70,9 +70,15 @@ def evaluate_regions(
     *,
     device: str = "auto",
     models_dir: Path | None = None,
+    overwrite: bool = False,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> dict[str, Any]:
     """Segment every case below some folders; write ``regions.json``, ``regions.md`` and pictures of the worst cases.
+
+    Raises
+    ------
+    InputError, OutputError
+        As `cohort.evaluate` does.
 
     Returns
     -------
@@ -81,6 +87,7 @@ def evaluate_regions(
     """
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
     folders = case_folders(*cases_dirs)
+    make_folder(out, "regions.json", overwrite)
     agreements = []
     for n, (name, folder) in enumerate(folders.items()):
         progress("evaluate-regions", n / len(folders), name)
@@ -90,7 +97,6 @@ def evaluate_regions(
         shown = fluid_contrast(swi, true), dice_by_brightness(swi, true)
         agreements.append(Agreement(name, truth["head"], truth["protocol"], *agreed, *shown))
     content = summary(agreements)
-    out.mkdir(parents=True, exist_ok=True)
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
     for agreement in worst:

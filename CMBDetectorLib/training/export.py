@@ -20,6 +20,7 @@ from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.segmenter import Segmenter
+from CMBDetectorLib.request import Settings
 from CMBDetectorLib.training.split import heads_of
 
 NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
@@ -98,7 +99,7 @@ def export_model(
     Raises
     ------
     InputError
-        The checkpoint is unreadable or of another network.
+        The checkpoint is unreadable or of another network, or a threshold is none that a search takes.
     OutputError
         The script does not compute what the module computes.
     """
@@ -108,6 +109,7 @@ def export_model(
             f"{checkpoint} is of the plain U-Net, which the detector is compared with and never replaced by."
         )
 
+    thresholds = _thresholds(name, threshold, threshold_without_phase)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / f"{name}.pt"
     script(network, torch.rand(EXAMPLE_INPUT[name]), path)
@@ -118,7 +120,7 @@ def export_model(
         "format": "TorchScript",
         "torch": torch.__version__,
         **CONTRACTS[name],
-        **_thresholds(name, threshold, threshold_without_phase),
+        **thresholds,
         "training": {
             "config": _without_folders(state["config"]),
             "started_from": state.get("started_from"),
@@ -143,7 +145,12 @@ def _thresholds(name: str, threshold: float | None, without_phase: float | None)
     if name != "detector":
         return {"threshold": None}
     with_phase = DEFAULT_THRESHOLD if threshold is None else threshold
-    return {"threshold": with_phase, "threshold_without_phase": with_phase if without_phase is None else without_phase}
+    alone = with_phase if without_phase is None else without_phase
+    # What a search would refuse must not become its default.
+    return {
+        "threshold": Settings(threshold=with_phase).threshold,
+        "threshold_without_phase": Settings(threshold=alone).threshold,
+    }
 
 
 def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -158,8 +165,8 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
         weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
         kept = tuple(f"{part}." for part in state["config"].get("kept", ()))
         network.load_state_dict({k: v if k.startswith(kept) else rounded(v) for k, v in weights.items()})
-    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as problem:
-        reason = str(problem).splitlines()[0]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as problem:
+        reason = getattr(problem, "strerror", None) or next(iter(str(problem).splitlines()), "it is empty")
         raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
     return network.eval(), state
 

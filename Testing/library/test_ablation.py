@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from functools import partial
@@ -12,12 +13,20 @@ import pytest
 import torch
 from PIL import Image
 
+from CMBDetectorLib.__main__ import main
 from CMBDetectorLib.candidate import Candidate, PhaseEvidence
 from CMBDetectorLib.detect import Detection, tiles
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation import components as tiles_module
 from CMBDetectorLib.evaluation import features
-from CMBDetectorLib.evaluation.ablation import Ablation, Outcome, ablate, at_equal_sensitivity, best_choice
+from CMBDetectorLib.evaluation.ablation import (
+    Ablation,
+    Outcome,
+    _comparisons,
+    ablate,
+    at_equal_sensitivity,
+    best_choice,
+)
 from CMBDetectorLib.evaluation.blobs import find_blobs
 from CMBDetectorLib.evaluation.cohort import Evaluated, figures
 from CMBDetectorLib.evaluation.components import components, mask_probability
@@ -217,6 +226,45 @@ def test_false_positives_are_compared_at_the_sensitivity_of_the_reference() -> N
     assert at_equal_sensitivity(FIRST, worse, 1.0, resamples=50)["change"] is None, "nothing to be equal to"
 
 
+def test_more_false_positives_than_none_are_infinitely_more() -> None:
+    none = outcome("none", *(case(f"{head}1", 1, candidate((0, 0, 0), 0.9)) for head in "abcd"))
+    one = outcome("one", case("a1", 1, candidate((0, 60, 0), 0.95), candidate((0, 0, 0), 0.9)), *none.done[1:])
+    assert at_equal_sensitivity(one, none, 1.0, resamples=50)["change"] is None
+    assert at_equal_sensitivity(none, none, 1.0, resamples=50)["change"] == 0
+    # Where the one false positive of the reference is not drawn, those of the other are infinitely more.
+    other = outcome("other", *none.done[:3], case("d1", 1, candidate((0, 60, 0), 0.95), candidate((0, 0, 0), 0.9)))
+    compared = at_equal_sensitivity(other, one, 1.0, resamples=500)
+    assert (compared["change"], compared["interval"]) == (0.0, [-1.0, None])
+
+
+def test_each_part_is_compared_with_the_first_and_with_what_it_was_added_to() -> None:
+    network = ready(Detector())
+    listed = ("U-Net", "RPN", "RPN + anatomy", "RPN+FFM", "blobs")
+    outcomes = {name: outcome(name, *FIRST.done, model=network if "RPN" in name else None) for name in listed}
+    pairs = list(dict.fromkeys((row["variant"], row["reference"]) for row in _comparisons(outcomes)))
+    assert pairs == [
+        ("RPN", "U-Net"), ("RPN + anatomy", "U-Net"), ("RPN+FFM", "U-Net"), ("blobs", "U-Net"),
+        ("RPN+FFM", "RPN"), ("RPN + anatomy", "RPN"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "anatomy", "said"),
+    [
+        (("RPN", "RPN"), None, "'RPN' needs another name"),
+        (("blob detector",), None, "'blob detector' needs another name"),
+        (("RPN + anatomy",), None, r"'RPN \+ anatomy' needs another name"),
+        (("RPN",), "RPM", "'RPM', to be shown with anatomy, is none of: RPN, blob detector"),
+        (("RPN",), None, "cannot hold both"),
+    ],
+)
+def test_a_comparison_that_would_mix_things_up_is_refused(
+    tmp_path: Path, names: tuple[str, ...], anatomy: str | None, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        ablate(tmp_path, tmp_path, tmp_path / "out", [(name, MODELS) for name in names], anatomy=anatomy)
+
+
 def test_what_a_method_leaves_open_is_decided_by_sensitivity_on_validation() -> None:
     assert best_choice({"worse": FIRST.done, "better": BETTER.done}) == "better"
 
@@ -347,3 +395,33 @@ def test_an_ablation_searches_measures_and_writes_every_table(tmp_path: Path) ->
         assert sum(row.startswith("bundled + anatomy,") for row in rows) >= 1
     answered = sorted((tmp_path / "out" / "answers").rglob("*.json"))
     assert len(answered) == 4, "two methods, two cases"
+
+
+def test_cases_are_evaluated_and_an_earlier_evaluation_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    part_of_the_sample(tmp_path / "test" / "one", 30)
+    asked = ["evaluate", "--cases", str(tmp_path / "test"), "--out", str(tmp_path / "out"), "--threshold", "0.4"]
+    assert main([*asked, "--json-progress"]) == 0
+    *events, last = map(json.loads, capfd.readouterr().out.splitlines())
+    assert events and last["event"] == "result"
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert last["report"]["at_threshold"] == report["at_threshold"]
+    assert report["at_threshold"]["threshold"] == 0.4
+    (row,) = csv.DictReader((tmp_path / "out" / "cases.csv").read_text().splitlines())
+    lesions = len(json.loads((tmp_path / "test" / "one" / "truth.json").read_text())["lesions"])
+    assert (row["case"], int(row["lesions"])) == ("test-one", lesions)
+    assert lesions == report["lesions"] > 0
+    assert int(row["found"]) == round(report["at_threshold"]["sensitivity"] * lesions) > 0
+    assert main(asked) == 4
+    assert "is there already" in capfd.readouterr().err
+
+
+def test_regions_are_evaluated_and_told_unless_quiet(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    part_of_the_sample(tmp_path / "test" / "one", 30)
+    asked = ["evaluate-regions", "--cases", str(tmp_path / "test"), "--out", str(tmp_path / "out")]
+    assert main([*asked, "--quiet"]) == 0
+    assert capfd.readouterr().out == ""
+    content = json.loads((tmp_path / "out" / "regions.json").read_text())
+    assert content["cases"] == 1 and content["dice"]["lobar"]["mean"] > 0.7
+    assert (tmp_path / "out" / "regions-test-one.png").exists()
+    assert main(asked) == 4
+    assert "is there already" in capfd.readouterr().err

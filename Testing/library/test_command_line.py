@@ -162,6 +162,21 @@ def test_a_training_configuration_with_a_wrong_name_is_refused(tmp_path):
     refused(command("train", "detector", "--config", config), 2, "epochs")
 
 
+def test_a_checkpoint_that_is_not_there_or_empty_is_refused(tmp_path):
+    asked = ("export", "detector", "--models", tmp_path / "models", "--checkpoint")
+    refused(command(*asked, tmp_path / "none.pt"), 2, "none.pt", "No such file")
+    (tmp_path / "empty.pt").touch()
+    refused(command(*asked, tmp_path / "empty.pt"), 2, "empty.pt is not a checkpoint of the detector")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_report_that_is_not_there_is_refused_before_a_network_is_replaced(tmp_path):
+    asked = ("export", "detector", "--checkpoint", tmp_path / "none.pt", "--figures")
+    refused(command(*asked, tmp_path / "evaluation.json"), 2, "evaluation.json cannot be opened")
+    (tmp_path / "list.json").write_text("[]")
+    refused(command(*asked, tmp_path / "list.json"), 2, "list.json is no report")
+
+
 def test_the_installed_command_is_the_module():
     done = subprocess.run(
         [str(Path(sys.executable).parent / "cmb-detector"), "--version"], capture_output=True, text=True

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures
+from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, case_folders, figures, make_folder
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
@@ -39,6 +40,16 @@ def test_a_detection_on_a_faint_lesion_counts_neither_way():
     assert matched.lesion.tolist() == [NEUTRAL]
     point = operating_point([matched], 0.5)
     assert point.false_positives_per_case == 0 and point.sensitivity == 0
+
+
+def test_a_detection_nearer_to_a_faint_lesion_leaves_the_other_one_to_be_found():
+    matched = match([0.9, 0.8], [(4.8, 0, 0), (-0.9, 0, 0)], LESIONS, faint_ras_mm=[(6, 0, 0)])
+    assert matched.lesion.tolist() == [NEUTRAL, 0]
+
+
+def test_a_second_detection_counts_for_a_free_lesion_within_reach():
+    matched = match([0.9, 0.8, 0.7], [(0, 0, 0), (1, 0, 0), (1, 0, 0)], [(0, 0, 0), (5.5, 0, 0)])
+    assert matched.lesion.tolist() == [0, 1, FALSE]
 
 
 def test_the_free_response_curve_of_two_cases_is_as_worked_out_by_hand():
@@ -214,6 +225,43 @@ def test_a_lesion_off_the_scan_has_no_conspicuity(center_ras_mm):
     scan = checkered(100.0, 2.0, (10, 10, 10), 4.0, 70.0)
     (found,) = conspicuities(scan, everywhere(scan), [{"center_ras_mm": center_ras_mm, "diameter_mm": 4.0}])
     assert np.isnan(found)
+
+
+# Cases and folders
+
+
+def case_folder(folder, *, without=""):
+    folder.mkdir(parents=True)
+    for name in {"swi.nii.gz", "mars.nii.gz", "phase.nii.gz"} - {without}:
+        (folder / name).touch()
+    (folder / "truth.json").write_text(json.dumps(evaluated([], []).truth))
+    return folder
+
+
+def test_cases_of_folders_of_one_name_keep_names_of_their_own(tmp_path):
+    a, b = (case_folder(tmp_path / scanner / "test" / "case_0000") for scanner in ("A", "B"))
+    assert case_folders(a.parent, b.parent) == {"A-test-case_0000": a, "B-test-case_0000": b}
+    assert case_folders(a.parent) == {"test-case_0000": a}
+    with pytest.raises(InputError, match="given twice"):
+        case_folders(a.parent, b.parent, a.parent / ".." / "test")
+
+
+def test_a_case_without_its_regions_is_named_before_any_search(tmp_path):
+    case_folder(tmp_path / "case_0000")
+    case_folder(tmp_path / "case_0001", without="mars.nii.gz")
+    with pytest.raises(InputError, match=r"case_0001 lacks mars\.nii\.gz"):
+        case_folders(tmp_path)
+
+
+def test_an_earlier_evaluation_is_not_replaced_unasked(tmp_path):
+    (tmp_path / "evaluation.json").write_text("earlier")
+    with pytest.raises(OutputError, match=r"evaluation\.json is there already"):
+        make_folder(tmp_path, "evaluation.json", overwrite=False)
+    make_folder(tmp_path, "evaluation.json", overwrite=True)
+    make_folder(tmp_path / "new" / "folder", "evaluation.json", overwrite=False)
+    with pytest.raises(OutputError, match="Cannot write the results"):
+        make_folder(tmp_path / "evaluation.json", "evaluation.json", overwrite=True)
+    assert (tmp_path / "evaluation.json").read_text() == "earlier"
 
 
 def test_a_result_is_joined_with_the_truth_in_its_folder(tmp_path):

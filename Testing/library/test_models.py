@@ -115,6 +115,15 @@ def test_the_threshold_of_swi_alone_is_that_of_both_where_none_is_given(trained_
     assert manifest["threshold_without_phase"] == manifest["threshold"] == 0.5
 
 
+@pytest.mark.parametrize("thresholds", [{"threshold": 88.0}, {"threshold": 0.9, "threshold_without_phase": 0.05}])
+def test_a_threshold_that_a_search_would_refuse_is_not_exported(
+    trained_nowhere: Path, tmp_path: Path, thresholds: dict[str, float]
+) -> None:
+    with pytest.raises(InputError, match="The threshold is"):
+        export_model("detector", trained_nowhere / "d" / "checkpoint.pt", tmp_path, **thresholds)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_bundled_figures_with_phase_and_without_are_of_the_same_cases() -> None:
     figures = models.load_model("detector", device="cpu").manifest["figures"]
     for part in ("validation", "test"):

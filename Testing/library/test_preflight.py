@@ -366,6 +366,20 @@ def test_thick_slices_are_refused_unless_forced_and_very_thick_ones_always(step:
         assert refusal(thick).startswith("thick.nii.gz has slices of 12 mm, too thick")
 
 
+@pytest.mark.parametrize(("axis", "kind"), [(0, "sagittal"), (1, "coronal")])
+def test_slices_that_are_not_axial_are_refused_unless_forced_however_they_are_stored(axis: int, kind: str) -> None:
+    thinned = np.repeat(SWI.array, 2, axis=2)  # 2 x 2 x 1.5 mm; every second one along an axis makes slices of 4 mm
+    thinned = thinned[:: 2 if axis == 0 else 1, :: 2 if axis == 1 else 1]
+    step = np.array([2 if axis == 0 else 1, 2 if axis == 1 else 1, 0.5, 1])
+    volume = Volume(thinned, MATRIX @ np.diag(step), "swi.nii.gz")
+    stored = Volume(
+        np.moveaxis(thinned, axis, 2), volume.ijk_to_ras[:, [*np.delete(range(3), axis), axis, 3]], "swi.nii.gz"
+    )
+    for scan in (volume, stored):
+        assert refusal(scan).startswith(f"swi.nii.gz has {kind} slices")
+        assert any(told.startswith(f"swi.nii.gz has {kind} slices") for told in notices(scan, force=True))
+
+
 def test_thick_slices_that_overlap_are_doubted() -> None:
     assert refusal(scanned(slice_thickness_mm=8.0)).startswith("swi.nii.gz has slices of 8 mm")
 
