@@ -25,11 +25,15 @@ def cell_centers_mm(shape: tuple[int, int, int]) -> FloatArray:
     >>> cell_centers_mm((2, 1, 1))[1, 0, 0].tolist()  # voxel 4 c + 1.5 along R and A, 2 c + 0.5 along S
     [2.75, 0.75, 0.5]
     """
-    axes = [
-        (np.arange(cells) * stride + (stride - 1) / 2) * spacing
-        for cells, stride, spacing in zip(shape, STRIDE, SPACING_MM, strict=True)
+    return np.stack(np.meshgrid(*axes_mm(shape, STRIDE), indexing="ij"), axis=-1)
+
+
+def axes_mm(shape: tuple[int, int, int], stride: tuple[int, int, int]) -> list[FloatArray]:
+    """Centers of blocks of `stride` input voxels along R, A and S, mm from the center of input voxel 0."""
+    return [
+        (np.arange(blocks, dtype=np.float64) * voxels + (voxels - 1) / 2) * spacing
+        for blocks, voxels, spacing in zip(shape, stride, SPACING_MM, strict=True)
     ]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
 def best_anchor(diameter_mm: float) -> int:

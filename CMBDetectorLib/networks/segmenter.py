@@ -64,8 +64,3 @@ class Segmenter(nn.Module):
         e8 = self.at_8_mm(e4)
         d2 = self.d2(self.d4(self.d8(self.at_16_mm(e8), e8), e4), e2)
         return self.answer(self.d1(torch.cat((self.up(d2), self.at_1_mm(x)), dim=1)))
-
-
-def labels_and_left(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Region label (B, R, A, S; 0-13) and probability of the left side (B, R, A, S) from the network's answer."""
-    return logits[:, :CLASSES].argmax(dim=1), torch.sigmoid(logits[:, CLASSES].float())

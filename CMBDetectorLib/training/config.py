@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks import anchors, segmenter
+from CMBDetectorLib.request import DEVICES
+from CMBDetectorLib.training.split import PARTS
 
 # Where a map is 2 voxels long along its first axis, the weight gradient of a 3x3x3 convolution in bfloat16 is garbage
 # on a CPU (torch 2.13, AVX512-BF16, measured against float32; other lengths are right). Such sizes are refused below.
 
 Progress = Callable[[str, float, str], None]  # stage, share done 0-1, message
 T = TypeVar("T", bound="Training")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or isinstance(value, float)
+
+
+# What a value of each annotation is called, and how it is known. JSON has null, true and false.
+TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", _is_whole),
+    "float": ("a number", _is_number),
+    "float | None": ("a number or null", lambda value: value is None or _is_number(value)),
+    "str": ("a word", lambda value: isinstance(value, str)),
+    "Path": ("a path", lambda value: isinstance(value, Path)),
+    "Path | None": ("a path or null", lambda value: value is None or isinstance(value, Path)),
+    "tuple[int, int, int]": (
+        "a list of three whole numbers",
+        lambda value: isinstance(value, tuple) and len(value) == 3 and all(map(_is_whole, value)),
+    ),
+    "tuple[str, ...]": (
+        "a list of names",
+        lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +56,16 @@ class Training:
     Attributes
     ----------
     out : Path
-        Folder for ``checkpoint.pt`` and ``log.csv``; a run that finds its checkpoint there goes on from it.
+        Folder for ``checkpoint.pt`` and ``log.csv``; a run that finds its checkpoint there goes on from it, and
+        is refused when it has other options, cases or heads.
     cases : Path
         Folder of simulated case folders (``python -m CMBDetectorLib simulate``).
     cache : Path
         Folder for the preprocessed cases; made once, used again.
     split : str
         Which heads to take cases from: ``train``, ``validation`` or ``test``; ``all`` takes every case.
+    seed : int
+        Of the first weights and of every batch.
     steps : int
         Length of the learning-rate schedule, and of the run.
     minutes : float or None
@@ -82,19 +116,32 @@ class Training:
     loaders: int = 1
 
     def __post_init__(self) -> None:
-        if self.loaders < 0:
-            raise InputError(f"The number of loaders is {self.loaders}; it must be 0 or more.")
-        self._check_shares("warmup", "average")
-        if isinstance(self.kept, str):
-            raise InputError(f"The option 'kept' is '{self.kept}'; it must be a list of names.")
+        for field in fields(self):
+            called, is_one = TYPES[str(field.type)]
+            if not is_one(getattr(self, field.name)):
+                raise self._refused(field.name, called)
+        self._check_choice("split", (*PARTS, "all"))
+        self._check_choice("device", DEVICES)
+        self._check_range(0, 1, "warmup", "average")
+        self._check_range(1, math.inf, "batch")
+        rates = ("learning_rate", "weight_decay", "gradient_clip")
+        self._check_range(0, math.inf, "seed", "steps", "minutes", "checkpoint_minutes", "loaders", *rates)
         if self.kept and self.initial is None:
             raise InputError(f"To keep '{self.kept[0]}' as it is, name the network that it is of as 'initial'.")
 
-    def _check_shares(self, *names: str) -> None:
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise self._refused(name, f"one of {', '.join(choices)}")
+
+    def _check_range(self, least: float, most: float, *names: str) -> None:
+        wanted = f"{least} or more" if most == math.inf else f"a number from {least} to {most}"
         for name in names:
-            share = getattr(self, name)
-            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-                raise InputError(f"The option '{name}' is {share!r}; it must be a number from 0 to 1.")
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise self._refused(name, wanted)
+
+    def _refused(self, name: str, wanted: str) -> InputError:
+        return InputError(f"The option '{name}' is {getattr(self, name)!r}; it must be {wanted}.")
 
     @classmethod
     def from_json(cls: type[T], path: Path) -> T:
@@ -114,11 +161,14 @@ class Training:
             raise InputError(f"{path} lacks the option '{missing[0]}'.")
         # Lists and strings of JSON become the tuples and paths of the fields.
         for name, value in values.items():
-            if str(known[name].type).startswith("Path") and value is not None:
+            if str(known[name].type).startswith("Path") and isinstance(value, str):
                 values[name] = Path(value)
             elif isinstance(value, list):
                 values[name] = tuple(value)
-        return cls(**values)
+        try:
+            return cls(**values)
+        except InputError as problem:
+            raise InputError(f"{path} cannot be used: {problem}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +223,13 @@ class DetectorTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_shares("implanted", "calcified", "ragged", "painted", "vessels", "thickened", "without_phase")
-        if self.head not in ("proposals", "mask"):
-            raise InputError(f"The head is '{self.head}'; it must be 'proposals' or 'mask'.")
+        shares = ("implanted", "calcified", "ragged", "painted", "vessels", "thickened", "without_phase")
+        self._check_range(0, 1, *shares)
+        self._check_range(0, math.inf, "box_weight", "prototype_weight")
+        self._check_range(1, math.inf, "hardest")
+        self._check_choice("head", ("proposals", "mask"))
         r, a, s = self.crop
-        if r != a or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:
+        if r != a or min(r, s) < 1 or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")
         if self.bfloat16 and r < 96:  # one of the maps would be 2 voxels long
             raise InputError(f"The crop is {r} x {a} x {s}; bfloat16 needs 96 or more along R and A.")
@@ -190,8 +242,8 @@ class SegmenterTraining(Training):
     Attributes
     ----------
     heads : Path or None
-        Folder of ``NN_labels.nii.gz`` and ``NN_mars.nii.gz`` for domain-randomized images; None trains on rendered
-        cases alone.
+        Folder of ``NN_labels.nii.gz`` and ``NN_mars.nii.gz`` for domain-randomized images, which alone teach left and
+        right; None trains on rendered cases alone, from an `initial` network.
     coordinates : bool
         Read the coordinate channels.
     patch : tuple of int
@@ -200,7 +252,7 @@ class SegmenterTraining(Training):
         Voxels of the random part of an image that a step computes: coordinates tell the network where it is. Multiples
         of (16, 16, 8).
     rendered : float
-        Share of samples that are rendered cases; the rest are domain-randomized.
+        Share of samples that are rendered cases; the rest are domain-randomized. 1 needs an `initial` network.
     dice_weight, side_weight : float
         Weights of soft Dice and of the side's loss beside cross-entropy.
     """
@@ -216,8 +268,11 @@ class SegmenterTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_shares("rendered")
-        if any(n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):
+        self._check_range(0, 1, "rendered")
+        self._check_range(0, math.inf, "dice_weight", "side_weight")
+        if min(self.patch[:2]) < 32:  # up to 31 voxels are left out
+            raise InputError(f"The patch is {self.patch}; it must be 32 or more along R and A.")
+        if any(n < 1 or n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):
             raise InputError(f"The window is {self.window}; its sizes must be multiples of 16, 16 and 8.")
         if self.bfloat16 and self.window[0] < 48:  # one of the maps would be 2 voxels long
             raise InputError(f"The window is {self.window}; bfloat16 needs 48 or more along R.")

@@ -6,6 +6,7 @@ batch holds lesions, half does not (Kim et al. 2023); augmentation is ours.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -75,11 +76,14 @@ class Case:
     mimics_mm: tuple[npt.NDArray[np.float64], ...] = ()
 
 
-def case_folders(config: Training) -> list[Path]:
-    """Folders of simulated cases whose head belongs to the part that is trained on; `InputError` without any."""
+def heads_of_cases(config: Training) -> dict[Path, str]:
+    """Folders of simulated cases whose head belongs to the part that is trained on, and this head, in order of name.
+
+    `InputError` without any.
+    """
     heads = heads_of(config.split)
-    folders = sorted(path.parent for path in config.cases.glob("*/truth.json"))
-    chosen = [folder for folder in folders if config.split == "all" or truth_of(folder)["head"] in heads]
+    found = {path.parent: truth_of(path.parent)["head"] for path in sorted(config.cases.glob("*/truth.json"))}
+    chosen = {folder: head for folder, head in found.items() if config.split == "all" or head in heads}
     if not chosen:
         raise InputError(
             f"{config.cases} has no simulated case of the heads {', '.join(heads)}. "
@@ -124,14 +128,13 @@ def prepared_cases(
     Parameters
     ----------
     last : str
-        End of the name, after the case's own, of the file that `into_cache` writes last and at once: where it is, the
-        rest is, too.
+        End of the name of the file that `into_cache` writes last and at once: where it is, the rest is, too.
     into_cache : callable
         Takes the cache and a case's folder; of a module's top level, so that other processes know it.
     """
-    folders = case_folders(config)
+    folders = list(heads_of_cases(config))
     config.cache.mkdir(parents=True, exist_ok=True)
-    missing = [folder for folder in folders if not is_fresh(config.cache / f"{folder.name}{last}", folder)]
+    missing = [folder for folder in folders if not is_fresh(in_cache(config.cache, folder, last), folder)]
     with in_processes(config.loaders) as run:
         for n, _ in enumerate(run(partial(into_cache, config.cache), missing), start=1):
             progress("prepare", n / len(missing), f"{n} of {len(missing)} cases")
@@ -141,22 +144,22 @@ def prepared_cases(
 def _into_cache(cache: Path, folder: Path) -> None:
     """Write the detector's input of a case, where its tissue is, its ijk_to_ras and the scan's voxel size, mm."""
     made, mars = detector_input(folder), read_volume(folder / "mars.nii.gz").in_ras_order()
-    np.save(cache / f"{folder.name}.npy", made.array[:2].astype(np.float16))
-    np.save(cache / f"{folder.name}_tissue.npy", tissue_on(made, mars))
+    np.save(in_cache(cache, folder, ".npy"), made.array[:2].astype(np.float16))
+    np.save(in_cache(cache, folder, "_tissue.npy"), tissue_on(made, mars))
     geometry = {"ijk_to_ras": made.ijk_to_ras.tolist(), "spacing_mm": mars.spacing_mm.tolist()}
-    part = cache / f"{folder.name}.json.part"
+    part = in_cache(cache, folder, ".json.part")
     part.write_text(json.dumps(geometry), encoding="utf-8")
-    os.replace(part, cache / f"{folder.name}.json")
+    os.replace(part, in_cache(cache, folder, ".json"))
 
 
 def _cached(
     folder: Path, cache: Path
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Read what `_into_cache` has written."""
-    geometry = json.loads((cache / f"{folder.name}.json").read_text(encoding="utf-8"))
+    geometry = json.loads(in_cache(cache, folder, ".json").read_text(encoding="utf-8"))
     return (
-        np.load(cache / f"{folder.name}.npy", mmap_mode="r"),
-        np.load(cache / f"{folder.name}_tissue.npy", mmap_mode="r"),
+        np.load(in_cache(cache, folder, ".npy"), mmap_mode="r"),
+        np.load(in_cache(cache, folder, "_tissue.npy"), mmap_mode="r"),
         np.array(geometry["ijk_to_ras"]),
         np.array(geometry["spacing_mm"]),
     )
@@ -164,12 +167,24 @@ def _cached(
 
 def tissue_on(made: preprocessing.NetworkInput, mars: Volume) -> npt.NDArray[np.bool_]:
     """Voxels of the detector's input in brain tissue but its surface, by the nearest of a MARS map in R, A, S order."""
-    between = np.linalg.inv(mars.ijk_to_ras) @ made.ijk_to_ras  # the grids' axes are parallel
-    nearest = [
-        np.rint(between[axis, 3] + between[axis, axis] * np.arange(n)).astype(int).clip(0, last - 1)
-        for axis, (n, last) in enumerate(zip(made.array.shape[1:], mars.array.shape, strict=True))
-    ]
-    return ndimage.binary_erosion(mars.array > 0)[np.ix_(*nearest)]
+    return ndimage.binary_erosion(mars.array > 0)[nearest_voxels(made, mars)]
+
+
+def nearest_voxels(made: preprocessing.NetworkInput, other: Volume) -> tuple[npt.NDArray[np.intp], ...]:
+    """Index of the voxels of a volume that are nearest to those of a network's input; the axes are parallel."""
+    between = np.linalg.inv(other.ijk_to_ras) @ made.ijk_to_ras
+    return np.ix_(
+        *(
+            np.rint(between[axis, 3] + between[axis, axis] * np.arange(n)).astype(int).clip(0, last - 1)
+            for axis, (n, last) in enumerate(zip(made.array.shape[1:], other.array.shape, strict=True))
+        )
+    )
+
+
+def in_cache(cache: Path, folder: Path, end: str) -> Path:
+    """File of a case in the cache; the checksum in its name tells cases of one name apart, by their place and truth."""
+    case = bytes(folder.resolve()) + (folder / "truth.json").read_bytes()
+    return cache / f"{folder.name}-{hashlib.sha256(case).hexdigest()[:16]}{end}"
 
 
 def is_fresh(cached: Path, folder: Path) -> bool:

@@ -124,7 +124,7 @@ def export_model(
         "training": {
             "config": _without_folders(state["config"]),
             "started_from": state.get("started_from"),
-            "heads": heads_of(state["config"]["split"]),
+            "heads": state.get("heads") or heads_of(state["config"]["split"]),
             "cases": state["cases"],
             "steps": state["step"],
             "minutes": round(state["seconds"] / 60, 1),

@@ -122,7 +122,7 @@ def implant(
     image : ndarray, shape (2, R, A, S)
         SWI and phase as the detector reads them (`CMBDetectorLib.preprocessing.detector_input`).
     tissue : ndarray of bool, shape (R, A, S)
-        Brain tissue; sources have their centers there.
+        Brain tissue; sources have their centers there, where the image is not blank.
     lesions : Lesions
         Those in and near the crop.
     mimics_mm : ndarray, shape (M, 3)
@@ -140,7 +140,7 @@ def implant(
     lesions : Lesions
         With the new microbleeds; those too faint to see do not count.
     """
-    places = np.argwhere(tissue)
+    places = np.argwhere(tissue & (image[0] != 0))
     taken = [*zip(lesions.center_mm, lesions.diameter_mm / 2, strict=True), *((place, 0.0) for place in mimics_mm)]
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
     for _ in range(count if len(places) else 0):

@@ -7,12 +7,16 @@ import csv
 import hashlib
 import math
 import os
+import pickle
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +31,14 @@ Batch = dict[str, Tensor]
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+# Options that may differ when a run goes on. Of the cases and heads the names are compared, not where they lie.
+MAY_DIFFER = ("out", "cases", "cache", "heads", "initial", "minutes", "checkpoint_minutes", "device", "loaders")
 
 
 def fit(
-    objective: nn.Module, make_batch: Callable[[int], Batch], config: Training, progress: Progress, *, cases: int = 0
-) -> Path:
+    objective: nn.Module, make_batch: Callable[[int], Batch], config: Training, progress: Progress, *,
+    cases: Sequence[str] = (), heads: Sequence[str] = (),
+) -> Path:  # fmt: skip
     """Train until the last step, or until the wall time is used up; goes on from the checkpoint if there is one.
 
     Parameters
@@ -43,15 +50,22 @@ def fit(
         weights as one that was not.
     config : Training
     progress : callable
-        Called after every step; `Cancelled` raised in it leaves a checkpoint behind.
-    cases : int
-        How many simulated cases the batches come from, for the record.
+        Called after every step; `Cancelled` raised in it leaves a checkpoint behind. So does a signal to stop: the step
+        that it comes in is finished first.
+    cases, heads : sequence of str
+        Names of the simulated cases and of the heads that the batches come from: for the record, and a run goes on with
+        the same ones only.
 
     Returns
     -------
     Path
-        The checkpoint: step, seconds, cases, checksum of the network that it started from, config, and the states of
-        the objective, its average, and the optimizer.
+        The checkpoint: step, seconds, number and names of the cases, heads, checksum of the network that it started
+        from, config, and the states of the objective, its average, and the optimizer.
+
+    Raises
+    ------
+    InputError
+        The checkpoint is damaged or of a run with other options, cases or heads; or the loss is no longer finite.
     """
     device = choose_device(config.device)
     torch.backends.cudnn.benchmark = device.type == "cuda"  # all batches have one shape
@@ -64,41 +78,46 @@ def fit(
 
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / CHECKPOINT
-    started_from: str | None = None
-    if config.initial is not None and not path.exists():
-        start_from(config.initial, objective, config.kept)
-        started_from = hashlib.sha256(config.initial.read_bytes()).hexdigest()
-        average.load_state_dict(objective.state_dict())
+    run = {
+        "cases": len(cases),
+        "case_names": [*cases],
+        "heads": [*heads],
+        "config": {name: _plain(value) for name, value in asdict(config).items()},
+    }
     step, seconds = 0, 0.0
+    started_from: str | None = None
     if path.exists():
+        state = _checkpoint_of(path, run, config)
         try:
-            state = torch.load(path, map_location=device, weights_only=True)
-            if tuple(state["config"].get("kept", ())) != config.kept:
-                raise ValueError("it kept other parts")
             objective.load_state_dict(state["objective"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
             step, seconds, started_from = state["step"], state["seconds"], state.get("started_from")
         except (RuntimeError, KeyError, ValueError) as problem:
-            reason = str(problem).splitlines()[0]
-            raise InputError(f"{path} is of another run ({reason}). Choose an empty folder for 'out'.") from None
+            raise _of_another_run(path, _last_line(problem)) from None
+    elif config.initial is not None:
+        start_from(config.initial, objective, config.kept)
+        started_from = hashlib.sha256(config.initial.read_bytes()).hexdigest()
+        average.load_state_dict(objective.state_dict())
 
     def save() -> None:
         whole = {
+            **run,
             "step": step,
             "seconds": seconds,
-            "cases": cases,
             "started_from": started_from,
-            "config": {name: _plain(value) for name, value in asdict(config).items()},
             "objective": objective.state_dict(),
             "average": average.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-        torch.save(whole, path.with_suffix(".part"))
+        with path.with_suffix(".part").open("wb") as file:
+            torch.save(whole, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(path.with_suffix(".part"), path)  # atomic: a power cut leaves the old one or the new one
 
     started = saved = began = time.monotonic()
-    with _log(config.out / LOG, step) as log:
+    with _signals_held() as signals, _log(config.out / LOG, step) as log:
         try:
             for batch in ahead(make_batch, step, config, device):
                 rate = learning_rate(step, config)
@@ -108,7 +127,11 @@ def fit(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     losses = objective({name: each.to(device, non_blocking=True) for name, each in batch.items()})
                 torch.stack(list(losses.values())).sum().backward()
-                nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip, error_if_nonfinite=True)
+                if not nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip).isfinite():
+                    raise InputError(
+                        f"The loss of step {step + 1}, or its gradient, is not finite. Lower 'learning_rate' (it is "
+                        f"{config.learning_rate:g}) and begin again in an empty folder for 'out'."
+                    )
                 optimizer.step()
                 _average(average, objective, config.average, step)
                 now = time.monotonic()
@@ -119,30 +142,77 @@ def fit(
                     save()
                     saved = now
                 progress("train", step / config.steps, f"step {step} of {config.steps}, {took:.1f} s")
-                if config.minutes is not None and (now - started) / 60 >= config.minutes:
+                if signals or (config.minutes is not None and (now - started) / 60 >= config.minutes):
                     break
-        except (Cancelled, KeyboardInterrupt):
+        except Cancelled:
             save()
             raise
-    save()
+        save()
     return path
+
+
+@contextmanager
+def _signals_held() -> Iterator[list[int]]:
+    """Note the signals that would raise in the midst of a step; the first of them takes effect after the block."""
+    came: list[int] = []
+    usual: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # others neither get signals nor may hold them
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and callable(signal.getsignal(number)):  # not ignored, nor left to the system
+                usual[number] = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _checkpoint_of(path: Path, run: dict[str, Any], config: Training) -> dict[str, Any]:
+    """Read the checkpoint of a run; `InputError` when it is damaged, or of a run with other options, cases or heads.
+
+    What an older one does not say counts as the default (options) or as the same (cases, heads).
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        had = {**{field.name: field.default for field in fields(config)}, **state["config"]}
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError):
+        raise InputError(
+            f"{path} is damaged and cannot be continued. Put a copy in its place, or choose an empty folder for 'out'."
+        ) from None
+    for name, value in run["config"].items():
+        if name not in MAY_DIFFER and had[name] != value:
+            raise _of_another_run(path, f"its '{name}' is {had[name]!r}, not {value!r}")
+    for kind, names in (("case", "case_names"), ("head", "heads")):
+        if odd := sorted(set(state.get(names, run[names])) ^ set(run[names])):
+            raise _of_another_run(path, f"only one of the two has the {kind} '{odd[0]}'")
+    return state
+
+
+def _of_another_run(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} is of another run ({reason}). Go on as it began, or choose an empty folder for 'out'.")
 
 
 def start_from(model: Path, objective: nn.Module, kept: Sequence[str] = ()) -> None:
     """Give the objective's network the weights of an exported one; `InputError` when they do not fit.
 
-    Input channels that the exported one did not read start with weights of zero: they change nothing at first. Parts
-    that are to be kept must be whole in it.
+    Input channels that the exported one did not read start with weights of zero, in every layer that reads the input:
+    they change nothing at first. Parts that are to be kept must be whole in it.
     """
     try:
         network = objective.get_submodule("network")
         weights, own = torch.jit.load(str(model), map_location="cpu").state_dict(), network.state_dict()
         lacking = set(own) - set(weights)
-        first, wanted = next(iter(own.items()))  # the layer that reads the input
-        if first in weights and weights[first].shape[1] < wanted.shape[1]:
-            unread = torch.zeros_like(wanted[:, weights[first].shape[1] :])
-            weights[first] = torch.cat((weights[first], unread), dim=1)
-            lacking.add(first)
+        first = next(iter(own), "")  # reads the input; so do layers that grew as it did
+        reads = {name: (weights[name].shape[1:2], own[name].shape[1:2]) for name in own if name in weights}
+        for name, (before, now) in reads.items():
+            if before < now and reads[name] == reads.get(first):
+                known = weights[name]
+                unread = known.new_zeros((len(known), now[0] - before[0], *known.shape[2:]))
+                weights[name] = torch.cat((known, unread), dim=1)
+                lacking.add(name)
         if unknown := sorted(name for name in lacking if name.startswith(tuple(f"{part}." for part in kept))):
             raise RuntimeError(f"it lacks {unknown[0]}, or a part of it, which is to be kept")
         found = network.load_state_dict(weights, strict=False)
@@ -151,8 +221,7 @@ def start_from(model: Path, objective: nn.Module, kept: Sequence[str] = ()) -> N
         if {name for name, _ in network.named_parameters()} <= set(found.missing_keys):
             raise RuntimeError("it has nothing in common")
     except (OSError, RuntimeError, ValueError, AttributeError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise InputError(f"{model} does not hold the weights of this network ({reason}).") from None
+        raise InputError(f"{model} does not hold the weights of this network ({_last_line(problem)}).") from None
 
 
 def keep(names: Sequence[str], objective: nn.Module) -> None:
@@ -219,11 +288,13 @@ def _begin_loading(loader: int) -> None:
 
 @contextmanager
 def _log(path: Path, step: int) -> Iterator[Callable[[int, dict[str, float], float, float], None]]:
-    """One CSV line per step; lines that a stopped run wrote after its checkpoint are dropped."""
+    """One CSV line per step; lines that a stopped run wrote after its checkpoint, or not whole, are dropped."""
     kept: list[list[str]] = []
     if path.exists() and step:
-        with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.reader(file) if row and (row[0] == "step" or int(row[0]) <= step)]
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = [row for row in csv.reader(line for line in file if "\0" not in line) if row]
+        whole = [row for row in rows if len(row) == len(rows[0])]
+        kept = [row for row in whole if row[0] == "step" or (row[0].isdecimal() and int(row[0]) <= step)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows(kept)
@@ -236,6 +307,11 @@ def _log(path: Path, step: int) -> Iterator[Callable[[int, dict[str, float], flo
             file.flush()
 
         yield write
+
+
+def _last_line(problem: Exception) -> str:
+    """What went wrong, of torch's long messages the last line: the first says only that there is a problem."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[-1].strip().rstrip(".")
 
 
 def _plain(value: object) -> object:

@@ -14,8 +14,8 @@ from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE
 def objectness_loss(logits: Tensor, label: Tensor, weight: Tensor, hardest: int) -> Tensor:
     """L_cls: binary cross-entropy of the lesions, each counted once, and of each crop's hardest negatives.
 
-    Online hard example mining as in Liao et al. 2019, with the mean over all negatives added so that easy cells
-    stay low between their turns.
+    Online hard example mining as in Liao et al. 2019, with the sum over all negatives, divided by the number of all
+    cells, added so that easy cells stay low between their turns.
 
     Parameters
     ----------

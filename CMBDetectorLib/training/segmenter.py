@@ -14,13 +14,15 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
-from CMBDetectorLib.training.data import prepared_cases
+from CMBDetectorLib.training.data import heads_of_cases, in_cache, nearest_voxels, prepared_cases
 from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Array, Head, load_heads, random_sample, smooth_noise
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import region_loss, side_loss
+from CMBDetectorLib.training.split import heads_of
 from CMBDetectorLib.volume import read_volume
 
 MEAN = 3.0  # of a head's brightness, in its standard deviations, about: where air is in a z-score
@@ -62,19 +64,30 @@ class SegmenterObjective(nn.Module):
 
 
 def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
-    """Train, or go on training, and return the checkpoint (`export.export_model` makes a model of it)."""
-    heads = load_heads(config.heads, config.split) if config.heads is not None else []
+    """Train, or go on training, and return the checkpoint (`export.export_model` makes a model of it).
+
+    `InputError` where nothing teaches the side: only the images made of heads do, and a network to start from knows it.
+    """
+    if config.initial is None and (config.heads is None or config.rendered == 1):
+        raise InputError(
+            "The segmenter would not learn left and right: only images of 'heads' show them. Give 'heads' and a "
+            "'rendered' below 1, or a network that knows them as 'initial'."
+        )
+    heads = load_heads(config.heads, config.split) if config.heads is not None and config.rendered < 1 else []
     rendered = load_rendered(config, progress) if config.rendered > 0 or not heads else []
+    cases = heads_of_cases(config) if rendered else {}
+    seen = {*cases.values(), *(heads_of(config.split) if heads else ())}
     torch.manual_seed(config.seed)
     objective = SegmenterObjective(config)
-    return fit(objective, partial(segmenter_batch, rendered, heads, config), config, progress, cases=len(rendered))
+    make_batch = partial(segmenter_batch, rendered, heads, config)
+    return fit(objective, make_batch, config, progress, cases=[case.name for case in cases], heads=sorted(seen))
 
 
 def load_rendered(config: SegmenterTraining, progress: Progress) -> list[RenderedScan]:
     """Open simulated scans with their regions, from the cache or made now. Their side is not recorded."""
     return [
         RenderedScan(
-            *(np.load(config.cache / f"{folder.name}_{name}.npy", mmap_mode="r") for name in ("segmenter", "mars"))
+            *(np.load(in_cache(config.cache, folder, end), mmap_mode="r") for end in ("_segmenter.npy", "_mars.npy"))
         )
         for folder in prepared_cases(config, "_mars.npy", _into_cache, progress)
     ]
@@ -83,22 +96,17 @@ def load_rendered(config: SegmenterTraining, progress: Progress) -> list[Rendere
 def _into_cache(cache: Path, folder: Path) -> None:
     """Write what the segmenter reads of a case, and last its regions."""
     channels, label = segmenter_scan(folder)
-    np.save(cache / f"{folder.name}_segmenter.npy", channels.astype(np.float16))
-    part = cache / f"{folder.name}_mars.part.npy"
+    np.save(in_cache(cache, folder, "_segmenter.npy"), channels.astype(np.float16))
+    part = in_cache(cache, folder, "_mars.part.npy")
     np.save(part, label)
-    os.replace(part, cache / f"{folder.name}_mars.npy")
+    os.replace(part, in_cache(cache, folder, "_mars.npy"))
 
 
 def segmenter_scan(folder: Path) -> tuple[Array, npt.NDArray[np.uint8]]:
     """Give a simulated case as the segmenter reads it, and its regions on the same grid by the nearest voxel."""
     seen = segmenter_input(read_volume(folder / "swi.nii.gz"))
     mars = read_volume(folder / "mars.nii.gz").in_ras_order()
-    between = np.linalg.inv(mars.ijk_to_ras) @ seen.ijk_to_ras  # the grids' axes are parallel
-    nearest = [
-        np.rint(between[axis, 3] + between[axis, axis] * np.arange(n)).astype(int).clip(0, last - 1)
-        for axis, (n, last) in enumerate(zip(seen.array.shape[1:], mars.array.shape, strict=True))
-    ]
-    return seen.array, mars.array[np.ix_(*nearest)].astype(np.uint8)
+    return seen.array, mars.array[nearest_voxels(seen, mars)].astype(np.uint8)
 
 
 def segmenter_batch(

@@ -15,4 +15,4 @@ def heads_of(part: str) -> tuple[str, ...]:
     (9, 3, 3)
     """
     split = json.loads(Path(__file__).with_name("split.json").read_text(encoding="utf-8"))
-    return tuple(head for name in PARTS if part in (name, "all") for head in split[name])
+    return tuple(head for name in (PARTS if part == "all" else (part,)) for head in split[name])

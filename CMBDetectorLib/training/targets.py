@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from CMBDetectorLib.networks.anchors import ANCHORS_MM, SPACING_MM, best_anchor, cell_centers_mm, encode
+from CMBDetectorLib.networks.anchors import ANCHORS_MM, axes_mm, best_anchor, cell_centers_mm, encode
 from CMBDetectorLib.networks.plain_unet import STRIDE
 
 NEGATIVE, POSITIVE, IGNORED = 0, 1, -1
@@ -94,13 +94,9 @@ def balls(shape: tuple[int, int, int], lesions: Lesions) -> npt.NDArray[np.int8]
     -------
     ndarray, shape (r, a, s), int8
     """
-    axes = [
-        (np.arange(n) * stride + (stride - 1) / 2) * spacing
-        for n, stride, spacing in zip(shape, STRIDE, SPACING_MM, strict=True)
-    ]
     mask = np.full(shape, NEGATIVE, np.int8)
     for n in np.argsort(lesions.counts, kind="stable"):  # those that count come last and prevail
-        r, a, s = (axis - mm for axis, mm in zip(axes, lesions.center_mm[n], strict=True))
+        r, a, s = (axis - mm for axis, mm in zip(axes_mm(shape, STRIDE), lesions.center_mm[n], strict=True))
         distance_mm = np.sqrt(r[:, None, None] ** 2 + a[:, None] ** 2 + s**2)
         radius_mm = 0.5 * lesions.diameter_mm[n]
         if lesions.counts[n]:

@@ -300,6 +300,18 @@ def test_large_spots_keep_clear_of_each_other() -> None:
     assert together >= 2
 
 
+def test_nothing_is_put_where_the_image_is_blank() -> None:
+    image, tissue = plain_crop()
+    image[:, :32] = 0  # as where bone or dropout was masked
+    drawn = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        _, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 4, rng, kind=round_spots(1.5, 0.0))
+        drawn += len(lesions.center_mm)
+        assert (np.rint(lesions.center_mm[:, 0] / SPACING_MM[0]) >= 32).all()
+    assert drawn >= 8
+
+
 def test_painted_vessels_are_no_lesions_and_keep_their_distance_from_them() -> None:
     image, tissue = plain_crop()
     there = Lesions(np.array([[16.0, 16.0, 16.0]]), np.array([3.0]), np.array([True]))

@@ -12,7 +12,7 @@ from CMBDetectorLib.networks.backbone import CHANNELS, FEATURES
 from CMBDetectorLib.networks.detector import Detector, Fusion
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC, Prototypes
-from CMBDetectorLib.networks.segmenter import Segmenter, labels_and_left
+from CMBDetectorLib.networks.segmenter import Segmenter
 
 torch.set_num_threads(1)  # for tensors this small, threads cost more than they give
 
@@ -126,11 +126,7 @@ def test_a_scripted_detector_computes_the_same_at_any_size() -> None:
 
 
 def test_the_segmenter_answers_for_every_voxel() -> None:
-    logits = Segmenter().eval()(torch.zeros(1, 4, 16, 32, 48))
-    label, left = labels_and_left(logits)
-    assert logits.shape == (1, 15, 16, 32, 48)
-    assert label.shape == left.shape == (1, 16, 32, 48)
-    assert 0 <= int(label.min()) <= int(label.max()) <= 13
+    assert Segmenter().eval()(torch.zeros(1, 4, 16, 32, 48)).shape == (1, 15, 16, 32, 48)
 
 
 @pytest.mark.parametrize("coordinates", [True, False])

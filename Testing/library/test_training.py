@@ -6,9 +6,11 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +20,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.networks.blocks import Residual
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
+from CMBDetectorLib.networks.segmenter import Segmenter
 from CMBDetectorLib.preprocessing import spacing_channel
 from CMBDetectorLib.training import data
-from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining
+from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
 from CMBDetectorLib.training.data import (
     Case,
     cut,
@@ -39,6 +43,7 @@ from CMBDetectorLib.training.data import (
     vary,
 )
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
+from CMBDetectorLib.training.export import export_model
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
@@ -54,7 +59,7 @@ from CMBDetectorLib.training.implants import (
 )
 from CMBDetectorLib.training.loop import CHECKPOINT, ahead, fit, learning_rate, start_from
 from CMBDetectorLib.training.losses import hard_samples, objectness_loss, region_loss, side_loss
-from CMBDetectorLib.training.segmenter import segmenter_batch, train_segmenter, vary_window
+from CMBDetectorLib.training.segmenter import load_rendered, segmenter_batch, train_segmenter, vary_window
 from CMBDetectorLib.training.slices import least_thicker_mm, with_thicker_slices
 from CMBDetectorLib.training.split import PARTS, heads_of
 from CMBDetectorLib.training.targets import IGNORED, NEGATIVE, POSITIVE, Lesions, assign
@@ -116,20 +121,75 @@ def test_options_are_read_from_json(tmp_path: Path) -> None:
         ('{"out": "o", "cases": "c"}', "lacks the option 'cache'"),
         ("{", "cannot be read as JSON"),
         ("[]", "holds no options"),
-        ('{"out": "o", "cases": "c", "cache": "k", "painted": 3}', "'painted' is 3; it must be a number from 0 to 1"),
-        ('{"out": "o", "cases": "c", "cache": "k", "ragged": true}', "'ragged' is True"),
-        ('{"out": "o", "cases": "c", "cache": "k", "vessels": "some"}', "'vessels' is 'some'"),
-        ('{"out": "o", "cases": "c", "cache": "k", "warmup": true}', "'warmup' is True"),
-        ('{"out": "o", "cases": "c", "cache": "k", "initial": "d.pt", "kept": "d1"}', "'kept' is 'd1'"),
-        ('{"out": "o", "cases": "c", "cache": "k", "crop": [48, 48, 16]}', "48 x 48 x 16"),
-        ('{"out": "o", "cases": "c", "cache": "k", "crop": [64, 64, 32]}', "bfloat16 needs 96"),
     ],
 )
-def test_a_wrong_option_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_holds_no_options_of_this_run_is_refused(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "run.json"
     file.write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=rf"run\.json .*{said}"):
         DetectorTraining.from_json(file)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ('"painted": 3', "'painted' is 3; it must be a number from 0 to 1"),
+        ('"ragged": true', "'ragged' is True; it must be a number"),
+        ('"vessels": "some"', "'vessels' is 'some'; it must be a number"),
+        ('"warmup": true', "'warmup' is True; it must be a number"),
+        ('"initial": "d.pt", "kept": "d1"', "'kept' is 'd1'; it must be a list of names"),
+        ('"initial": "d.pt", "kept": [1]', r"'kept' is \(1,\); it must be a list of names"),
+        ('"crop": [48, 48, 16]', "48 x 48 x 16"),
+        ('"crop": [0, 0, 0], "bfloat16": false', "0 x 0 x 0"),
+        ('"crop": [64, 64, 32]', "bfloat16 needs 96"),
+        ('"crop": 128', "'crop' is 128; it must be a list of three whole numbers"),
+        ('"crop": "128"', "'crop' is '128'; it must be a list of three"),
+        ('"crop": [128, 128]', r"'crop' is \(128, 128\); it must be a list of three"),
+        ('"crop": [128.0, 128, 64]', r"'crop' is \(128\.0, .*; it must be a list of three whole numbers"),
+        ('"out": 5', "'out' is 5; it must be a path"),
+        ('"out": null', "'out' is None; it must be a path"),
+        ('"initial": 5', "'initial' is 5; it must be a path or null"),
+        ('"loaders": "2"', "'loaders' is '2'; it must be a whole number"),
+        ('"loaders": -1', "'loaders' is -1; it must be 0 or more"),
+        ('"steps": "4000"', "'steps' is '4000'; it must be a whole number"),
+        ('"seed": 1.5', r"'seed' is 1\.5; it must be a whole number"),
+        ('"seed": -1', "'seed' is -1; it must be 0 or more"),
+        ('"batch": 0', "'batch' is 0; it must be 1 or more"),
+        ('"batch": true', "'batch' is True; it must be a whole number"),
+        ('"hardest": 0', "'hardest' is 0; it must be 1 or more"),
+        ('"learning_rate": "2e-3"', "'learning_rate' is '2e-3'; it must be a number"),
+        ('"learning_rate": NaN', "'learning_rate' is nan; it must be 0 or more"),
+        ('"minutes": "60"', "'minutes' is '60'; it must be a number or null"),
+        ('"hspl": "false"', "'hspl' is 'false'; it must be true or false"),
+        ('"device": "gpu"', "'device' is 'gpu'; it must be one of auto, cpu, cuda"),
+        ('"split": "training"', "'split' is 'training'; it must be one of train, validation, test, all"),
+        ('"head": "boxes"', "'head' is 'boxes'; it must be one of proposals, mask"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path: Path, option: str, said: str) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(f'{{"out": "o", "cases": "c", "cache": "k", {option}}}')
+    with pytest.raises(InputError, match=rf"run\.json .*{said}"):
+        DetectorTraining.from_json(file)
+
+
+def test_a_whole_number_may_stand_for_any_number_and_no_minutes_for_all_steps(tmp_path: Path) -> None:
+    config = detector_training(tmp_path, minutes=None, learning_rate=1, box_weight=0)
+    assert (config.minutes, config.learning_rate, config.box_weight) == (None, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"window": 128}, "'window' is 128"),
+        ({"window": (0, 16, 8), "bfloat16": False}, "multiples of 16, 16 and 8"),
+        ({"patch": (192, 31, 80)}, "must be 32 or more along R and A"),
+        ({"rendered": 1.5}, r"'rendered' is 1\.5; it must be a number from 0 to 1"),
+    ],
+)
+def test_a_wrong_option_of_the_segmenter_is_named(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, **options)
 
 
 def test_options_in_a_file_that_is_not_there_are_refused_by_its_name(tmp_path: Path) -> None:
@@ -141,11 +201,6 @@ def test_a_segmenter_window_that_bfloat16_cannot_train_on_is_refused(tmp_path: P
     SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32), bfloat16=False)
     with pytest.raises(InputError, match="bfloat16 needs 48"):
         SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, window=(32, 64, 32))
-
-
-def test_a_share_of_rendered_cases_beyond_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'rendered' is 1\.5"):
-        SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, rendered=1.5)
 
 
 def test_the_learning_rate_rises_then_falls(tmp_path: Path) -> None:
@@ -575,6 +630,52 @@ def test_preprocessing_is_done_once(tmp_path: Path) -> None:
     assert np.array_equal(first.image, second.image)
 
 
+def test_tissue_and_regions_lie_where_the_scan_shows_the_brain(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0], slice_mm=3.0)
+    (case,) = load_cases(detector_training(tmp_path), silent)
+    segmenter = SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path / "cache")
+    (scan,) = load_rendered(segmenter, silent)
+    for shown, known in ((case.image[0] != 0, case.tissue), (scan.channels[0] > 0, scan.label > 0)):
+        assert np.allclose(np.argwhere(shown).mean(axis=0), np.argwhere(known).mean(axis=0), atol=0.5)
+        assert (known & shown).sum() > 0.95 * known.sum() > 0
+
+
+@pytest.mark.parametrize("other", ["beside", "in its place"])
+def test_another_case_of_the_same_name_is_prepared_anew(tmp_path: Path, other: str) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write_case(tmp_path / "one" / "a", heads_of("train")[0])
+    made = (tmp_path / "one" / "a" / "truth.json").stat().st_mtime
+    detector = detector_training(tmp_path, cases=tmp_path / "one")
+    segmenter = SegmenterTraining(out=tmp_path, cases=tmp_path / "one", cache=tmp_path / "cache")
+    (first,), (first_scan,) = load_cases(detector, silent), load_rendered(segmenter, silent)
+    if other == "beside":  # with the very same truth, as an altered copy may have
+        write_case(tmp_path / "two" / "a", heads_of("train")[0], slice_mm=3.0)
+        detector = replace(detector, cases=tmp_path / "two")
+        segmenter = replace(segmenter, cases=tmp_path / "two")
+    else:
+        shutil.rmtree(tmp_path / "one" / "a")
+        write_case(tmp_path / "one" / "a", heads_of("train")[0], -1, slice_mm=3.0)
+    os.utime(detector.cases / "a" / "truth.json", (made, made))  # no younger than what was prepared
+    (second,), (second_scan,) = load_cases(detector, silent), load_rendered(segmenter, silent)
+    assert second.image.shape[3] > first.image.shape[3]
+    assert second.tissue.shape[2] > first.tissue.shape[2]
+    assert second.scan.slice_mm == 3.0
+    assert second_scan.label.shape[2] > first_scan.label.shape[2]
+    assert second_scan.channels.shape[3] > first_scan.channels.shape[3]
+
+
+@pytest.mark.parametrize("key", ["head", "lesions", "acquired_mm", "paramagnetic_sign"])
+def test_a_truth_that_lacks_something_is_refused_by_its_name(tmp_path: Path, key: str) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    file = tmp_path / "a" / "truth.json"
+    truth = json.loads(file.read_text())
+    del truth[key]
+    file.write_text(json.dumps(truth))
+    with pytest.raises(InputError, match=rf"truth\.json lacks '{key}'"):
+        load_cases(detector_training(tmp_path), silent)
+
+
 @pytest.mark.parametrize("loaders", [0, 2])
 def test_batches_are_the_same_whoever_prepares_them(tmp_path: Path, loaders: int) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
@@ -634,11 +735,6 @@ fit(Line(3, 3), lambda step: {{"x": torch.ones(1, 3)}}, config, say)
         run.kill()
     assert (tmp_path / CHECKPOINT).exists(), errors
     assert "KeyboardInterrupt" in errors
-
-
-def test_less_than_no_loader_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="0 or more"):
-        detector_training(tmp_path, loaders=-1)
 
 
 def test_cases_of_other_heads_are_left_out(tmp_path: Path) -> None:
@@ -740,16 +836,12 @@ def test_a_detector_learns_dark_balls_and_finds_them_within_a_millimeter_and_a_h
 def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path, kept: tuple[str, ...]) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
 
-    def stopping_after_two(stage: str, share: float, message: str) -> None:
-        if message.startswith("step 2 "):
-            raise Cancelled("stopped")
-
     torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
     options = {"steps": 4, "initial": tmp_path / "detector.pt", "kept": kept}
     whole = train_detector(detector_training(tmp_path, out=tmp_path / "whole", **options), silent)
     parts = detector_training(tmp_path, out=tmp_path / "parts", **options)
     with pytest.raises(Cancelled):
-        train_detector(parts, stopping_after_two)
+        train_detector(parts, stopping_after(2))
     resumed = train_detector(parts, silent)
 
     one, other = (torch.load(path, weights_only=True) for path in (whole, resumed))
@@ -775,13 +867,150 @@ def test_a_part_that_is_kept_stays_as_it_was_while_the_others_learn(tmp_path: Pa
             assert torch.equal(before, learned[f"network.{name}"]) == is_kept, name
 
 
-def test_a_run_does_not_go_on_with_other_parts_kept(tmp_path: Path) -> None:
-    write_case(tmp_path / "a", heads_of("train")[0])
-    torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
-    train_detector(detector_training(tmp_path, steps=1), silent)
-    more = detector_training(tmp_path, steps=2, initial=tmp_path / "detector.pt", kept=("d1",))
-    with pytest.raises(InputError, match=r"of another run \(it kept other parts\)"):
-        train_detector(more, silent)
+class Small(nn.Module):
+    """A network with batch statistics, and its loss times a factor."""
+
+    def __init__(self, factor: float = 1.0, channels: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Conv3d(1, channels, 1), nn.BatchNorm3d(channels))
+        self.factor = factor
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": self.factor * (self.network(batch["x"]) - batch["x"]).square().mean()}
+
+
+def small_batch(step: int) -> dict[str, Tensor]:
+    return {"x": torch.randn(2, 1, 3, 3, 3, generator=torch.Generator().manual_seed(step))}
+
+
+def small_training(out: Path, **options: Any) -> Training:
+    usual = {"steps": 4, "batch": 2, "loaders": 0, "device": "cpu", "bfloat16": False}
+    return Training(**{"out": out, "cases": out, "cache": out, **usual, **options})
+
+
+def stopping_after(step: int) -> Callable[[str, float, str], None]:
+    def stop(stage: str, share: float, message: str) -> None:
+        if message.startswith(f"step {step} "):
+            raise Cancelled("stopped")
+
+    return stop
+
+
+@pytest.mark.parametrize("moment", ["forward", "update"])
+def test_a_signal_in_the_midst_of_a_step_stops_after_it_and_the_run_ends_in_the_same_weights(
+    tmp_path: Path, moment: str
+) -> None:
+    whole = torch.load(fit(Small(), small_batch, small_training(tmp_path / "whole"), silent), weights_only=True)
+
+    calls: list[None] = []
+
+    def interrupt(*_: object) -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    objective, config, usual = Small(), small_training(tmp_path / "parts"), signal.getsignal(signal.SIGINT)
+    if moment == "forward":
+        hook = objective.network.register_forward_hook(interrupt)  # after the batch statistics
+    else:
+        hook = register_optimizer_step_post_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(objective, small_batch, config, silent)
+    finally:
+        hook.remove()
+    assert signal.getsignal(signal.SIGINT) is usual
+    assert torch.load(config.out / CHECKPOINT, weights_only=True)["step"] == 2
+    resumed = torch.load(fit(Small(), small_batch, config, silent), weights_only=True)
+    assert resumed["step"] == whole["step"] == 4
+    for state in ("objective", "average"):
+        assert any(name.endswith("running_var") for name in whole[state])
+        for name, value in whole[state].items():
+            assert torch.equal(value, resumed[state][name]), name
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("seed", 1), ("batch", 4), ("learning_rate", 1e-3), ("steps", 5), ("split", "all"), ("kept", ("0",))],
+)
+def test_a_run_does_not_go_on_with_another_option(tmp_path: Path, option: str, value: Any) -> None:
+    config = small_training(tmp_path, steps=0, initial=tmp_path / "network.pt")
+    torch.jit.save(torch.jit.script(Small().network), str(tmp_path / "network.pt"))
+    path = fit(Small(), small_batch, config, silent)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=rf"checkpoint\.pt is of another run \(its '{option}' is .+, not .+\)"):
+        fit(Small(), small_batch, replace(config, **{option: value}), silent)
+    assert path.read_bytes() == before
+
+
+def test_a_run_goes_on_elsewhere_and_for_another_time(tmp_path: Path) -> None:
+    config = small_training(tmp_path / "one")
+    with pytest.raises(Cancelled):
+        fit(Small(), small_batch, config, stopping_after(1))
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = small_training(tmp_path / "two", minutes=9.0, checkpoint_minutes=1.0, loaders=1, device="auto")
+    assert torch.load(fit(Small(), small_batch, moved, silent), weights_only=True)["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"cases": ["a"]}, "the case 'b'"),
+        ({"cases": ["a", "b", "c"]}, "the case 'c'"),
+        ({"heads": ["03"]}, "the head '02'"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_cases_or_heads(tmp_path: Path, names: dict[str, list[str]], said: str) -> None:
+    config, usual = small_training(tmp_path, steps=0), {"cases": ["a", "b"], "heads": ["02"]}
+    fit(Small(), small_batch, config, silent, **usual)
+    with pytest.raises(InputError, match=rf"of another run \(only one of the two has {said}\)"):
+        fit(Small(), small_batch, config, silent, **{**usual, **names})
+
+
+def test_what_an_older_checkpoint_does_not_say_is_taken_for_the_default(tmp_path: Path) -> None:
+    config = small_training(tmp_path, steps=0)
+    path = fit(Small(), small_batch, config, silent, cases=["a"], heads=["02"])
+    state = torch.load(path, weights_only=True)
+    del state["case_names"], state["heads"], state["config"]["weight_decay"]
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"its 'weight_decay' is 0\.0001, not 0\.1"):
+        fit(Small(), small_batch, replace(config, weight_decay=0.1), silent)
+    fit(Small(), small_batch, config, silent, cases=["b"], heads=["03"])
+
+
+def test_the_manifest_names_the_heads_that_the_cases_had(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[4])
+    checkpoint = train_detector(detector_training(tmp_path, steps=0), silent)
+    manifest = json.loads(export_model("detector", checkpoint, tmp_path).read_text())
+    assert manifest["training"]["heads"] == [heads_of("train")[4]]
+    assert manifest["training"]["cases"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage garbage", bytes(500), b"half"])
+def test_a_damaged_checkpoint_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+    config = small_training(tmp_path, steps=0)
+    path = fit(Small(), small_batch, config, silent)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == b"half" else content)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged .* empty folder for 'out'"):
+        fit(Small(), small_batch, config, silent)
+
+
+def test_a_log_that_a_power_cut_has_damaged_goes_on_with_the_lines_that_are_whole(tmp_path: Path) -> None:
+    config = small_training(tmp_path)
+    with pytest.raises(Cancelled):
+        fit(Small(), small_batch, config, stopping_after(3))
+    log = tmp_path / "log.csv"
+    head, first, _, third = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(head + first + b"2,0.1\r\n" + b"x" + third + bytes(40) + b"\r\n")
+    fit(Small(), small_batch, config, silent)
+    assert [line.split(b",")[0] for line in log.read_bytes().splitlines()] == [b"step", b"1", b"4"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_plain_words(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"step 1, .* is not finite\. Lower 'learning_rate' \(it is 0\.002\)"):
+        fit(Small(factor=float("inf")), small_batch, small_training(tmp_path), silent)
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_a_part_that_the_first_network_lacks_cannot_be_kept(tmp_path: Path) -> None:
@@ -843,12 +1072,21 @@ def test_residual_units_change_nothing_at_first() -> None:
     assert torch.equal(Residual(6)(x), x)
 
 
+def test_a_segmenter_that_read_no_coordinates_answers_the_same_in_one_that_does(tmp_path: Path) -> None:
+    old, objective = Segmenter(coordinates=False).eval(), nn.Module()
+    torch.jit.save(torch.jit.script(old), str(tmp_path / "old.pt"))
+    objective.network = Segmenter().eval()
+    start_from(tmp_path / "old.pt", objective)
+    x = torch.randn(1, 4, 16, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(objective.network(x), old(x), atol=1e-5)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    config = detector_training(tmp_path, steps=0)
-    fit(DetectorObjective(config), lambda step: {}, config, silent)
-    other = detector_training(tmp_path, steps=0, ffm=False)
-    with pytest.raises(InputError, match=r"checkpoint\.pt is of another run"):
-        fit(DetectorObjective(other), lambda step: {}, other, silent)
+    config = small_training(tmp_path, steps=0)
+    fit(Small(), small_batch, config, silent)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is of another run \(size mismatch for network\.1"):
+        fit(Small(channels=3), small_batch, config, silent)
 
 
 # --- the segmenter's images
@@ -909,12 +1147,26 @@ def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> No
     assert all(torch.equal(batch[name], again[name]) for name in batch)
 
 
-def test_the_segmenter_trains_on_rendered_scans_and_logs_both_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"heads": Path("heads"), "rendered": 1}])
+def test_a_segmenter_that_nothing_would_teach_left_and_right_is_not_trained(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    config = SegmenterTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, **options)
+    with pytest.raises(InputError, match="would not learn left and right"):
+        train_segmenter(config, silent)
+
+
+def test_a_segmenter_that_knows_left_and_right_trains_on_rendered_scans_alone_and_logs_both_losses(
+    tmp_path: Path,
+) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
+    torch.jit.save(torch.jit.script(Segmenter()), str(tmp_path / "segmenter.pt"))
     config = SegmenterTraining(
-        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", window=(64, 64, 32), rendered=1, steps=2
-    )
-    train_segmenter(config, silent)
+        out=tmp_path / "run", cases=tmp_path, cache=tmp_path / "cache", initial=tmp_path / "segmenter.pt",
+        window=(64, 64, 32), rendered=1, steps=2,
+    )  # fmt: skip
+    state = torch.load(train_segmenter(config, silent), weights_only=True)
+    assert (state["case_names"], state["heads"]) == (["a"], [heads_of("train")[0]])
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2"]
