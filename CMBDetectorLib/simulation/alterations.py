@@ -27,7 +27,6 @@ Progress = Callable[[str, float, str], None]
 RANDOM = "random"
 MOST_AT_ONCE = 3
 TISSUE, MOST = 1000.0, 32000.0  # brightness of tissue in what is written, unless something is brighter than fits
-PI_STORED = 4096.0  # number that stands for pi
 EDGE_MM = 1.0  # over which a change of one tissue fades out
 BESIDE_THE_BRAIN_MM = 4.0  # fat lies farther off than this
 
@@ -271,8 +270,8 @@ def altered(folder: Path, strengths: dict[str, float], random: np.random.Generat
         scale = min(TISSUE / max(scan.usual, 1e-6), MOST / float(scan.swi.max()))
         swi = as_stored(np.rint(scan.swi * np.float32(scale)).astype(np.int16), swi)
     if scan.phase_rad is not first.phase_rad:
-        numbers = np.rint(scan.phase_rad * np.float32(PI_STORED / np.pi)).clip(-PI_STORED, PI_STORED - 1)
-        stored_phase = as_stored(numbers.astype(np.int16), stored_phase)
+        # In rad: the range of whole numbers would be taken from their peak, which a weaker phase does not reach.
+        stored_phase = as_stored(scan.phase_rad, stored_phase)
     record = [*truth.get("altered", []), strengths]
     return SimulatedCase(swi, stored_phase, mars, {**truth, "altered": record})
 

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.regions import BY_LABEL
 from CMBDetectorLib.simulation import heads, tissue
 from CMBDetectorLib.simulation.acquisition import acquire, homodyne, phase_mask, sample
 from CMBDetectorLib.simulation.field import field_shift_ppm
 from CMBDetectorLib.simulation.heads import Head, PlacedHead, place
 from CMBDetectorLib.simulation.protocols import Protocol
-from CMBDetectorLib.simulation.sources import Source, averaged, microbleed_count, microbleeds, mimics
+from CMBDetectorLib.simulation.sources import APART_MM, Source, averaged, microbleed_count, microbleeds, mimics
 from CMBDetectorLib.simulation.tissue import tissue_maps
 from CMBDetectorLib.simulation.vessels import Branches, Landmark, VesselTree, branches, splat
 from CMBDetectorLib.volume import Volume, write_volume
@@ -31,7 +32,7 @@ BLOCK = 2  # fine voxels along R and A whose mean is looked at to see what a sou
 VISIBLE_CONTRAST, VISIBLE_MM = 0.25, 2.0  # a lesion below either is "faint": neither asked for nor punished
 VISIBLE_SIGNAL = 0.5  # likewise where the tissue around has less than this of white matter's signal
 VISIBLE_CNR = 4.0  # and where the loss in one acquired voxel is less than so many standard deviations of the noise
-APART_MM = 6.0
+IN_EVERY_TRUTH = ("head", "lesions", "faint", "mimics")
 MOST_VESSEL, VESSEL_REACH_MM = 0.1, 1.0  # a microbleed with more vessel than this in and around it looks like a vessel
 LARGEST_MM = 10.0  # what looks larger is no microbleed
 FLOW_VOIDS = 0.4  # share of people whose arteries are dark, not bright
@@ -162,6 +163,7 @@ def render(
         "moved": stored.moved,
         "head": head.name,
         "seed": seed,
+        "burden": burden,
         "lesions": [],
         "faint": [],
         "mimics": [],
@@ -269,10 +271,38 @@ def write_case(case: SimulatedCase, folder: Path) -> None:
     os.replace(part, folder / "truth.json")
 
 
+class _Truth(dict[str, Any]):
+    """Content of a ``truth.json``; says whose it is where it lacks what a reader needs."""
+
+    def __init__(self, file: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"{self.file} lacks '{name}'. Make this case again, or take its folder away.")
+
+
 def truth_of(folder: Path) -> dict[str, Any]:
-    """Content of a case's ``truth.json``."""
-    content: dict[str, Any] = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    return content
+    """Content of a case's ``truth.json``.
+
+    Raises
+    ------
+    InputError
+        It cannot be opened, is not JSON or lacks what every truth holds; later, when a key is asked for that it lacks.
+    """
+    file = folder / "truth.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise InputError(f"{file} cannot be opened: {problem.strerror}.") from None
+    except ValueError as problem:
+        raise InputError(
+            f"{file} cannot be read as JSON: {problem}. Make this case again, or take its folder away."
+        ) from None
+    truth = _Truth(file, content if isinstance(content, dict) else {})
+    for name in IN_EVERY_TRUTH:
+        truth[name]  # raises where it is missing
+    return truth
 
 
 def _slice_orientation(random: np.random.Generator) -> npt.NDArray:

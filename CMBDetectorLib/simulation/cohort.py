@@ -12,7 +12,7 @@ import torch
 
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.processes import in_processes
-from CMBDetectorLib.simulation.case import render, write_case
+from CMBDetectorLib.simulation.case import render, truth_of, write_case
 from CMBDetectorLib.simulation.heads import list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, Protocol, vary
@@ -51,11 +51,12 @@ def simulate(
     pictures: bool = False,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> None:
-    """Render ``case_0000``, ``case_0001``, ... into `out`; a case that is already there is kept.
+    """Render ``case_0000``, ``case_0001``, ... into `out`; a case of this plan that is already there is kept.
 
     Case n uses head n (cyclically), a protocol of its kind, so that every head meets every protocol in turn, and the
     seed ``seed + n``, and draws one of the head's sets of vessels; so any range of cases can be rendered apart. It is
-    the same to the bit on the same type of device with the same number of threads.
+    the same to the bit on the same type of device with the same number of threads. Sets of the same heads whose seeds
+    differ by less than their number of cases can share heads and seeds, and thus cases.
 
     Parameters
     ----------
@@ -71,6 +72,11 @@ def simulate(
         How many cases are rendered at a time; several compute with one thread each.
     pictures : bool
         Also write ``montage.png`` into every case.
+
+    Raises
+    ------
+    InputError
+        An option is none of those named, or `out` holds a case of another head, seed, protocol or burden.
     """
     names = list(heads or list_heads(heads_dir))
     if protocol != "all" and protocol not in PROTOCOLS:
@@ -82,7 +88,7 @@ def simulate(
     kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     every = (plan(out, n, names, kinds, seed, varied=varied, burden=burden, vessels=vessels) for n in range(cases))
-    plans = [each for each in every if not (each.folder / "truth.json").exists()]
+    plans = [each for each in every if not _is_there(each)]
     with in_processes(processes) as run:
         heads_and_seeds = sorted({(each.head, each.vessel_seed) for each in plans})
         progress("simulate", 0.0, f"{len(heads_and_seeds)} sets of vessels")
@@ -93,6 +99,26 @@ def simulate(
             if n < len(plans):
                 progress("simulate", n / len(plans), f"{name}, {n} of {len(plans)} done")
     progress("simulate", 1.0, f"{cases} cases in {out}")
+
+
+def _is_there(planned: Plan) -> bool:
+    """Whether a planned case has been rendered before; raises `InputError` when its folder holds another one."""
+    if not (planned.folder / "truth.json").exists():
+        return False
+    truth = truth_of(planned.folder)
+    for name, wanted in {
+        "head": planned.head,
+        "seed": planned.seed,
+        "protocol": planned.protocol.name,
+        "echo_time_ms": planned.protocol.echo_time_ms,  # varied or not
+        "burden": planned.burden,
+    }.items():
+        if truth.get(name, wanted) != wanted:  # an older truth does not say the burden
+            raise InputError(
+                f"{planned.folder} holds another case: {name} is {truth[name]}, not {wanted}. Give another folder, or "
+                "delete it."
+            )
+    return True
 
 
 def _grow(heads_dir: Path, head_and_seed: tuple[str, int]) -> tuple[tuple[str, int], tuple[VesselTree, ...]]:

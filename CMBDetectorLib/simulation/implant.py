@@ -23,11 +23,10 @@ from CMBDetectorLib.resampling import as_stored
 from CMBDetectorLib.simulation.acquisition import mask_change
 from CMBDetectorLib.simulation.case import SimulatedCase, add_truth, appearance
 from CMBDetectorLib.simulation.protocols import PROTOCOLS
-from CMBDetectorLib.simulation.sources import REGION_SHARE, Box, Source, averaged, microbleed
+from CMBDetectorLib.simulation.sources import APART_MM, REGION_SHARE, Box, Source, averaged, microbleed
 from CMBDetectorLib.volume import Acquisition, Volume
 
 UNFILTERED_RAD = 0.4  # taken out by the high-pass filter; below, the vendor has filtered before
-APART_MM = 6.0
 DARK = 0.75  # of the tissue around; a place with darker voxels holds a vein or a lesion already
 QUIET_MM, AROUND_MM = 2.5, 6.0
 TRIES = 300
@@ -235,8 +234,11 @@ def implanted_case(
         "field_t": field_t,
         "paramagnetic_sign": paramagnetic_sign,
         "mask_power": protocol.mask_power,
+        "acquired_mm": round(float(swi.in_ras_order().spacing_mm[:2].max()), 3),
+        "moved": False,
         "head": head,
         "seed": seed,
+        "burden": str(count),
         **done.truth,
     }
     return SimulatedCase(done.swi, done.phase or phase, mars, truth)

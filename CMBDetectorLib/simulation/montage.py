@@ -13,11 +13,12 @@ SLAB = 4  # slices of one minimum intensity projection
 ZOOM_MM, ZOOM_PIXELS = 24.0, 112
 WINDOW = 1.7  # white, in medians of brain tissue
 CAPTION = 14  # pixels
+MOST_LESIONS, MOST_OF_A_MIMIC = 24, 4  # zooms
 
 Gray = npt.NDArray[np.uint8]
 
 
-def montage(case: SimulatedCase, most_lesions: int = 24, most_of_a_mimic: int = 4) -> Image.Image:
+def montage(case: SimulatedCase) -> Image.Image:
     """Draw six axial SWI slices, the phase and the minimum intensity of three, and zooms of lesions and mimics.
 
     Patient's left is on the right. Phase is shown with paramagnetic tissue bright.
@@ -36,9 +37,9 @@ def montage(case: SimulatedCase, most_lesions: int = 24, most_of_a_mimic: int = 
     ]
     parts = [_captioned(np.concatenate(tiles, axis=1), text) for text, tiles in rows]
     zooms = []
-    shown = case.truth["lesions"][:most_lesions]
+    shown = case.truth["lesions"][:MOST_LESIONS]
     for kind in sorted({mimic["kind"] for mimic in case.truth["mimics"]}):
-        shown += [mimic for mimic in case.truth["mimics"] if mimic["kind"] == kind][:most_of_a_mimic]
+        shown += [mimic for mimic in case.truth["mimics"] if mimic["kind"] == kind][:MOST_OF_A_MIMIC]
     for place in shown:
         ijk = np.rint(swi.ijk_of(place["center_ras_mm"])).astype(int)
         pair = np.concatenate([_zoom(image, ijk, swi.spacing_mm) for image in (gray, waves)], axis=0)

@@ -23,6 +23,7 @@ Box = tuple[slice, slice, slice]
 
 FADE_MM = 3.0  # over which a source's field is faded out at the edge of its box
 COMPACT_MM = 0.25  # grid on which a small source's field is computed
+APART_MM = 6.0  # microbleeds, from each other and from mimics
 
 # Share of microbleeds per group region: lobar, deep, infratentorial (mixed etiologies; ours).
 REGION_SHARE = ((range(9, 14), 0.55), (range(3, 9), 0.25), (range(1, 3), 0.20))
@@ -82,7 +83,8 @@ class Source:
         Returns
         -------
         (box, factor) or None
-            None when the source lies off the grid.
+            None when the source lies off the grid, or so near its edge that the box has fewer than four voxels along
+            an axis.
         """
         low, high = (self.balls_mm - self.radii_mm[:, None]).min(0), (self.balls_mm + self.radii_mm[:, None]).max(0)
         margin = max(7.0, 2.0 * float((high - low).max()))
@@ -158,7 +160,7 @@ def microbleeds(
         for _ in range(20):
             place = places[random.integers(len(places))]
             center = origin_mm + place + random.uniform(-0.5, 0.5, 3)
-            if all(np.linalg.norm(center - other) > 6.0 for other in centers):
+            if all(np.linalg.norm(center - other) > APART_MM for other in centers):
                 break
         else:
             continue

@@ -15,7 +15,7 @@ from CMBDetectorLib.simulation.protocols import Protocol
 
 @dataclass(frozen=True)
 class Tissue:
-    """Literature values at 3 T; `r2star_per_s` is split in a constant and a part that grows with the field."""
+    """Literature values; T1 at 3 T, R2* as the sum of `r2_per_s` and, for every tesla, `r2_prime_per_s_per_t`."""
 
     proton_density: float
     t1_ms: float
@@ -33,7 +33,6 @@ FAT = Tissue(0.95, 380, 18, 4.0, 0.6)
 VEIN = Tissue(0.85, 1650, 18, 9.0, 0.38)
 ARTERIAL = Tissue(0.95, 700, 6, 1.0, 0.0)  # inflow shortens the apparent T1
 BONE = Tissue(0.04, 300, 200, 60.0, BONE_CHI_PPM)
-AIR = Tissue(0.0, 1000, 0, 0, AIR_CHI_PPM)
 
 TISSUES: tuple[tuple[tuple[int, ...], Tissue], ...] = (
     ((*heads.WHITE_MATTER, *heads.CEREBELLUM_WHITE, 25, 57), WHITE),

@@ -3,8 +3,8 @@
 A tree is the union of cheapest paths (Dijkstra) from many leaves to a root through a cost map of the anatomy, so
 veins join as they drain: medullary veins run radially to the ventricle and along its wall to the internal cerebral
 veins; cortical veins run in sulci and over the surface to a dural sinus. Arteries leave the circle of Willis and
-run in the cisterns and sulci. The radius follows Murray's law from the number of leaves upstream. This construction
-is ours.
+run in the cisterns and sulci. The radius is proportional to the number of leaves behind to the power of 1 / 2.7;
+by Murray's law it would be 1 / 3. This construction is ours.
 """
 
 from __future__ import annotations

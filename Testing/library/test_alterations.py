@@ -10,6 +10,7 @@ import pytest
 
 from CMBDetectorLib.__main__ import main
 from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.simulation.alterations import ALTERATIONS, MOST_AT_ONCE, Scan, alter, chosen
 from CMBDetectorLib.simulation.case import SimulatedCase, write_case
 from CMBDetectorLib.volume import Volume, read_volume, write_volume
@@ -31,7 +32,7 @@ def scan() -> Scan:
     tissue = (distance < 20) & (np.abs(np.indices(SHAPE)[0] - 32) >= 3)
     swi = np.full(SHAPE, 0.5 * USUAL, np.float32)
     swi[tissue] = USUAL
-    phase_rad = np.random.default_rng(0).uniform(-1, 1, SHAPE).astype(np.float32)
+    phase_rad = np.random.default_rng(0).uniform(-1.2, 1.2, SHAPE).astype(np.float32)
     return Scan(swi, phase_rad, tissue, np.diag([*SPACING_MM, 1.0]))
 
 
@@ -139,7 +140,8 @@ def cases(scan, tmp_path: Path) -> Path:
     phase = swi.with_array(np.rint(scan.phase_rad * 4096 / np.pi).astype(np.int16).transpose(2, 0, 1))
     phase.array[0, 0, 0], phase.array[0, 0, 1] = -4096, 4095
     mars = scan.is_tissue.astype(np.uint8).transpose(2, 0, 1)
-    truth = {"head": "02", "lesions": [{"center_ras_mm": [-30.0, -30.0, 30.0]}], "paramagnetic_sign": 1}
+    lesion = {"center_ras_mm": [-30.0, -30.0, 30.0]}
+    truth = {"head": "02", "lesions": [lesion], "faint": [], "mimics": [], "paramagnetic_sign": 1}
     write_case(SimulatedCase(swi, phase, swi.with_array(mars), truth), tmp_path / "in" / "a")
     return tmp_path / "in"
 
@@ -157,20 +159,39 @@ def test_an_altered_case_keeps_its_truth_and_its_grid_and_says_what_was_altered(
         assert name != "mars" or np.array_equal(new.array, old.array)
 
 
-def images(folder: Path) -> dict[str, np.ndarray]:
-    return {name: read_volume(folder / "a" / f"{name}.nii.gz").array.astype(float) for name in ("swi", "phase")}
+def stored(folder: Path, name: str) -> np.ndarray:
+    return read_volume(folder / "a" / f"{name}.nii.gz").array
 
 
-def test_an_image_that_is_not_altered_is_written_as_it_was(cases, tmp_path):
-    assert main(["alter", "--cases", str(cases), "--out", str(tmp_path / "out"), "--as", "weak-phase"]) == 0
-    old, new = images(cases), images(tmp_path / "out")
-    assert np.array_equal(new["swi"], old["swi"])
-    assert np.allclose(new["phase"], 0.4 * old["phase"], atol=1)
+def phase_of(folder: Path) -> np.ndarray:
+    """In rad, as the search reads it."""
+    return to_radians(read_volume(folder / "a" / "phase.nii.gz"))[0].array
+
+
+@pytest.mark.parametrize(("kind", "changed", "kept"), [("weak-phase", "phase", "swi"), ("blur", "swi", "phase")])
+def test_an_image_that_is_not_altered_is_written_as_it_was(cases, tmp_path, kind, changed, kept):
+    assert main(["alter", "--cases", str(cases), "--out", str(tmp_path / "out"), "--as", kind]) == 0
+    assert np.array_equal(stored(tmp_path / "out", kept), stored(cases, kept))
+    assert not np.array_equal(stored(tmp_path / "out", changed), stored(cases, changed))
+
+
+def test_a_phase_altered_once_or_twice_reads_back_as_strong_as_told(cases, tmp_path):
+    alter(cases, tmp_path / "weak", "weak-phase")
+    alter(tmp_path / "weak", tmp_path / "weaker", "weak-phase")
+    assert np.allclose(phase_of(tmp_path / "weak"), 0.4 * phase_of(cases), atol=1e-5)
+    assert np.allclose(phase_of(tmp_path / "weaker"), 0.4**2 * phase_of(cases), atol=1e-5)
+
+
+def test_a_stripped_phase_keeps_its_strength_though_its_strongest_voxels_are_gone(cases, tmp_path):
+    alter(cases, tmp_path / "out", "stripped")
+    old, new = phase_of(cases), phase_of(tmp_path / "out")
+    assert np.abs(old).max() > 3 > 1.3 > np.abs(new).max() > 0
+    assert np.allclose(new[new != 0], old[new != 0], atol=1e-5)
 
 
 def test_tissue_keeps_its_gray_levels_beside_far_brighter_fat(cases, tmp_path):
     alter(cases, tmp_path / "out", "fat")
-    old, new = images(cases)["swi"], images(tmp_path / "out")["swi"]
+    old, new = stored(cases, "swi"), stored(tmp_path / "out", "swi")
     ratio = new[old == USUAL].mean() / new[old == 0.5 * USUAL].max()
     assert new[old == USUAL].mean() == pytest.approx(1000, rel=0.01)
     assert ratio == pytest.approx(1 / (5 * 0.5), rel=0.01)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from CMBDetectorLib.__main__ import main
 from CMBDetectorLib.stages import STAGES
 from Testing.small_scan import SAMPLE
 
@@ -154,6 +155,26 @@ def test_a_simulation_of_a_protocol_that_does_not_exist_is_refused(tmp_path):
     (tmp_path / "1_labels.nii.gz").touch()
     done = command("simulate", "--heads", tmp_path, "--out", tmp_path / "out", "--protocol", "9T")
     refused(done, 2, "9T", "3T-2mm")
+
+
+@pytest.mark.parametrize(
+    ("asked", "least"),
+    [
+        *[((name, "--seed"), 0) for name in ("simulate", "alter", "implant")],
+        *[(("simulate", option), 1) for option in ("--cases", "--vessels", "--processes")],
+        (("implant", "--count"), 1),
+    ],
+)
+def test_a_number_below_the_least_is_refused_and_the_least_is_not(capsys, asked, least):
+    def told(text: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([*asked, text])  # what else these commands ask for is missing, and told after
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    for wrong in (str(least - 1), "1.5"):
+        assert f"{asked[1]}: '{wrong}' is not a whole number from {least}" in told(wrong)
+    assert "whole number" not in told(str(least))
 
 
 def test_a_training_configuration_with_a_wrong_name_is_refused(tmp_path):

@@ -139,14 +139,6 @@ def test_a_case_rendered_in_another_process_is_the_one_rendered_in_this(heads_di
     assert stored(tmp_path / "this" / "case_0000") == stored(tmp_path / "another" / "case_0000")
 
 
-def test_a_case_that_is_there_is_kept(heads_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "case_0000").mkdir()
-    (tmp_path / "case_0000" / "truth.json").touch()
-    simulate(heads_dir, tmp_path, cases=1)
-    assert [file.name for file in (tmp_path / "case_0000").iterdir()] == ["truth.json"]
-    assert (tmp_path / "case_0000" / "truth.json").read_text() == ""
-
-
 def planned(vessels: int) -> list[Plan]:
     protocols = list(PROTOCOLS.values())
     return [
