@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import io
 import json
 import os
@@ -168,7 +169,8 @@ def implant(options: argparse.Namespace) -> None:
         inputs.swi,
         phase if same_grid else inputs.phase,  # the numbers that the scanner stored, where they need no resampling
         regions.regions,
-        head=f"{options.swi.resolve().parent.name}/{options.swi.name}",  # of its own for every patient's folder
+        # Of its own for every scan, and without the name of a patient, as it may go into a manifest.
+        head=f"scan-{hashlib.sha256(os.fsencode(options.swi.resolve())).hexdigest()[:12]}",
         count=options.count,
         seed=options.seed,
         echo_time_ms=echo_time_ms,
@@ -200,6 +202,10 @@ def evaluate(options: argparse.Namespace) -> None:
     """Search simulated cases and compare with their truth."""
     from CMBDetectorLib.evaluation.cohort import evaluate as evaluate_cases
 
+    if options.charts:
+        from CMBDetectorLib.evaluation.charts import draw, new_figure
+
+        new_figure(1, 1)  # refused here where matplotlib is missing, not after the search
     report = evaluate_cases(
         options.cases,
         options.out,
@@ -211,8 +217,6 @@ def evaluate(options: argparse.Namespace) -> None:
         progress=_progress(options),
     )
     if options.charts:
-        from CMBDetectorLib.evaluation.charts import draw
-
         draw({" and ".join(folder.name for folder in options.cases): report}, options.out / "charts.png")
     short = {name: value for name, value in report.items() if name not in DETAILS}
     _end(options, json.dumps(short, indent=1), out=str(options.out), report=short)

@@ -34,7 +34,7 @@ from CMBDetectorLib.volume import Volume
 
 SPACING_MM = (0.05, 20.0)  # what any head scan has
 THICK_MM, TOO_THICK_MM = 5.0, 10.0  # microbleeds are 2-10 mm
-AXIAL = 1.5  # voxels that much longer along R or A than along S are no axial slices
+AXIAL = 1.5  # voxels that much longer along R or A than along both other axes are no axial slices
 COVERED_MM, LEAST_COVERED_MM = 80.0, 40.0  # a brain is 110-140 mm high
 HEAD_MM = (100.0, 280.0)  # width and length of a head, with or without skull, lie well within
 ENCLOSED_SHARE = 1e-4  # share of voxels that may be repaired inside the head
@@ -266,8 +266,9 @@ def _check_head(swi: Volume) -> tuple[Outline, list[str]]:
         doubts.append(f"{name} covers only {height:.0f} mm of the head's height; the regions named may be wrong.")
     if thickness > THICK_MM:
         doubts.append(f"{name} has slices of {thickness:.3g} mm; over 5 mm, small microbleeds are missed.")
-    if (across := ras.spacing_mm[:2]).max() > AXIAL * ras.spacing_mm[2]:
-        kind = ("sagittal", "coronal")[int(across.argmax())]
+    across = int(ras.spacing_mm.argmax())
+    if across != 2 and ras.spacing_mm[across] > AXIAL * np.delete(ras.spacing_mm, across).max():
+        kind = ("sagittal", "coronal")[across]
         doubts.append(f"{name} has {kind} slices; the networks saw axial ones alone, so more candidates are false.")
     return (coarse, spacing_mm, head), doubts
 

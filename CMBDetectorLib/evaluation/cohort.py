@@ -173,7 +173,7 @@ def case_folders(*cases_dirs: Path, needed: Sequence[str] = ("swi.nii.gz", "mars
         for folder in found:
             if missing := [name for name in needed if not (folder / name).is_file()]:
                 raise InputError(f"{folder} lacks {missing[0]}; a case needs truth.json, {' and '.join(needed)}.")
-            truth_of(folder)
+            truth_of(folder)["protocol"]  # raises what is wrong with it
             name = f"{prefix}-{folder.name}"
             if name in folders:
                 raise InputError(f"There are two cases {name}: {folders[name]} and {folder}. Rename the folder of one.")

@@ -119,7 +119,7 @@ def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
             _percent(row["sensitivity"]),
             _number(row["reference_false_positives"]),
             "not reached" if row["false_positives"] is None else _number(row["false_positives"]),
-            "-" if row["change"] is None else f"{100 * row['change']:+.0f} {_range(row['interval'], '+.0f', '∞')}",
+            _change(row),
         ]
         for row in comparisons
     ]
@@ -129,6 +129,14 @@ def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
         "The sensitivity is what the other variant has with at most so many false positives per case.\n\n"
         + _table(titles, rows)
     )
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    """Relative change and its interval in percent; infinite where the other variant has no false positive."""
+    if not row["sensitivity"] or row["false_positives"] is None:
+        return "-"
+    change = "+∞" if row["change"] is None else f"{100 * row['change']:+.0f}"
+    return f"{change} {_range(row['interval'], '+.0f', '∞')}"
 
 
 def _strata(reports: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ def prepare_cases(cases_dir: Path, cache: Path, segmenter: Model, progress: Prog
 
     A case is prepared again when it, or the segmenter, has changed. After a change of preprocessing, empty the cache.
     """
-    folders = case_folders(cases_dir)
+    folders = case_folders(cases_dir, needed=("swi.nii.gz", "phase.nii.gz", "mars.nii.gz"))
     prepared = []
     for n, (name, folder) in enumerate(folders.items()):
         progress("prepare", n / len(folders), name)

@@ -51,7 +51,7 @@ def simulate(
     pictures: bool = False,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> None:
-    """Render ``case_0000``, ``case_0001``, ... into `out`; a case of this plan that is already there is kept.
+    """Render ``case_0000``, ``case_0001``, ... into `out`; a case that is already there is kept.
 
     Case n uses head n (cyclically), a protocol of its kind, so that every head meets every protocol in turn, and the
     seed ``seed + n``, and draws one of the head's sets of vessels; so any range of cases can be rendered apart. It is
@@ -114,10 +114,12 @@ def _is_there(planned: Plan) -> bool:
         "burden": planned.burden,
     }.items():
         if truth.get(name, wanted) != wanted:  # an older truth does not say the burden
-            raise InputError(
-                f"{planned.folder} holds another case: {name} is {truth[name]}, not {wanted}. Give another folder, or "
-                "delete it."
+            differs = (
+                "its protocol was varied in another way"
+                if name == "echo_time_ms"
+                else (f"{name} is {truth[name]}, not {wanted}")
             )
+            raise InputError(f"{planned.folder} holds another case: {differs}. Give another folder, or delete it.")
     return True
 
 

@@ -182,9 +182,13 @@ def nearest_voxels(made: preprocessing.NetworkInput, other: Volume) -> tuple[npt
 
 
 def in_cache(cache: Path, folder: Path, end: str) -> Path:
-    """File of a case in the cache; the checksum in its name tells cases of one name apart, by their place and truth."""
-    case = bytes(folder.resolve()) + (folder / "truth.json").read_bytes()
-    return cache / f"{folder.name}-{hashlib.sha256(case).hexdigest()[:16]}{end}"
+    """File of a case in the cache."""
+    return cache / f"{case_name(folder)}{end}"
+
+
+def case_name(folder: Path) -> str:
+    """Name of a case wherever it lies: every set has a ``case_0000``, so a checksum of its truth tells them apart."""
+    return f"{folder.name}-{hashlib.sha256((folder / 'truth.json').read_bytes()).hexdigest()[:16]}"
 
 
 def is_fresh(cached: Path, folder: Path) -> bool:

@@ -13,7 +13,7 @@ from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.prototypes import Prototypes
 from CMBDetectorLib.training.config import DetectorTraining, Progress
-from CMBDetectorLib.training.data import detector_batch, heads_of_cases, load_cases
+from CMBDetectorLib.training.data import case_name, detector_batch, heads_of_cases, load_cases
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import box_loss, hard_samples, mask_loss, objectness_loss
 
@@ -72,6 +72,6 @@ def train_detector(config: DetectorTraining, progress: Progress) -> Path:
     torch.manual_seed(config.seed)
     objective = MaskObjective() if config.head == "mask" else DetectorObjective(config)
     heads = heads_of_cases(config)
-    names = [folder.name for folder in heads]
+    names = [case_name(folder) for folder in heads]
     make_batch = partial(detector_batch, cases, config)
     return fit(objective, make_batch, config, progress, cases=names, heads=sorted(set(heads.values())))

@@ -31,7 +31,7 @@ Batch = dict[str, Tensor]
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
-# Options that may differ when a run goes on. Of the cases and heads the names are compared, not where they lie.
+# Options that may differ when a run goes on. Cases and heads are compared, not where they lie.
 MAY_DIFFER = ("out", "cases", "cache", "heads", "initial", "minutes", "checkpoint_minutes", "device", "loaders")
 
 
@@ -153,14 +153,24 @@ def fit(
 
 @contextmanager
 def _signals_held() -> Iterator[list[int]]:
-    """Note the signals that would raise in the midst of a step; the first of them takes effect after the block."""
+    """Note the signals that would raise in the midst of a step; the first of them takes effect after the block.
+
+    A second one, of somebody who does not want to wait for the step, takes effect at once.
+    """
     came: list[int] = []
     usual: dict[int, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        if came:
+            signal.signal(number, usual[number])
+            signal.raise_signal(number)
+        came.append(number)
+
     if threading.current_thread() is threading.main_thread():  # others neither get signals nor may hold them
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
             if number is not None and callable(signal.getsignal(number)):  # not ignored, nor left to the system
-                usual[number] = signal.signal(number, lambda number, frame: came.append(number))
+                usual[number] = signal.signal(number, note)
     try:
         yield came
     finally:

@@ -18,7 +18,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.networks.segmenter import CLASSES, Segmenter
 from CMBDetectorLib.preprocessing import segmenter_channels, segmenter_input
 from CMBDetectorLib.training.config import Progress, SegmenterTraining
-from CMBDetectorLib.training.data import heads_of_cases, in_cache, nearest_voxels, prepared_cases
+from CMBDetectorLib.training.data import case_name, heads_of_cases, in_cache, nearest_voxels, prepared_cases
 from CMBDetectorLib.training.heads import UNKNOWN_SIDE, Array, Head, load_heads, random_sample, smooth_noise
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import region_loss, side_loss
@@ -80,7 +80,7 @@ def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
     torch.manual_seed(config.seed)
     objective = SegmenterObjective(config)
     make_batch = partial(segmenter_batch, rendered, heads, config)
-    return fit(objective, make_batch, config, progress, cases=[case.name for case in cases], heads=sorted(seen))
+    return fit(objective, make_batch, config, progress, cases=[case_name(case) for case in cases], heads=sorted(seen))
 
 
 def load_rendered(config: SegmenterTraining, progress: Progress) -> list[RenderedScan]:

@@ -31,7 +31,7 @@ from CMBDetectorLib.evaluation.blobs import find_blobs
 from CMBDetectorLib.evaluation.cohort import Evaluated, figures
 from CMBDetectorLib.evaluation.components import components, mask_probability
 from CMBDetectorLib.evaluation.features import Crop, feature_vectors, level_maps
-from CMBDetectorLib.evaluation.page import write_page
+from CMBDetectorLib.evaluation.page import _change, write_page
 from CMBDetectorLib.evaluation.pictures import KINDS, places, removed
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.evaluation.variants import Variant, answers, read_variant
@@ -235,6 +235,19 @@ def test_more_false_positives_than_none_are_infinitely_more() -> None:
     other = outcome("other", *none.done[:3], case("d1", 1, candidate((0, 60, 0), 0.95), candidate((0, 0, 0), 0.9)))
     compared = at_equal_sensitivity(other, one, 1.0, resamples=500)
     assert (compared["change"], compared["interval"]) == (0.0, [-1.0, None])
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"sensitivity": 0.5, "false_positives": 0.2, "change": -0.5, "interval": [-1.0, None]}, "-50 [-100, ∞]"),
+        ({"sensitivity": 0.5, "false_positives": 0.2, "change": None, "interval": [0.0, None]}, "+∞ [+0, ∞]"),
+        ({"sensitivity": 0.5, "false_positives": None, "change": None, "interval": [None, None]}, "-"),
+        ({"sensitivity": 0.0, "false_positives": 0.2, "change": None, "interval": [None, None]}, "-"),
+    ],
+)
+def test_an_infinite_increase_is_shown_as_one_and_what_is_not_known_is_not(row: dict, shown: str) -> None:
+    assert _change(row) == shown
 
 
 def test_each_part_is_compared_with_the_first_and_with_what_it_was_added_to() -> None:

@@ -366,9 +366,14 @@ def test_thick_slices_are_refused_unless_forced_and_very_thick_ones_always(step:
         assert refusal(thick).startswith("thick.nii.gz has slices of 12 mm, too thick")
 
 
+def test_axial_slices_finer_than_their_voxels_are_wide_pass_in_silence() -> None:
+    fine = Volume(np.repeat(SWI.array, 3, axis=2), MATRIX @ np.diag([1, 1, 1 / 3, 1]), "swi.nii.gz")  # 2 x 2 x 1 mm
+    assert notices(fine) == ()
+
+
 @pytest.mark.parametrize(("axis", "kind"), [(0, "sagittal"), (1, "coronal")])
 def test_slices_that_are_not_axial_are_refused_unless_forced_however_they_are_stored(axis: int, kind: str) -> None:
-    thinned = np.repeat(SWI.array, 2, axis=2)  # 2 x 2 x 1.5 mm; every second one along an axis makes slices of 4 mm
+    thinned = np.repeat(SWI.array, 2, axis=2)  # 2 x 2 x 1.5 mm; every second one along an axis: slices of 4 mm
     thinned = thinned[:: 2 if axis == 0 else 1, :: 2 if axis == 1 else 1]
     step = np.array([2 if axis == 0 else 1, 2 if axis == 1 else 1, 0.5, 1])
     volume = Volume(thinned, MATRIX @ np.diag(step), "swi.nii.gz")

@@ -33,6 +33,7 @@ from CMBDetectorLib.training import data
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
 from CMBDetectorLib.training.data import (
     Case,
+    case_name,
     cut,
     cut_thick,
     detector_batch,
@@ -649,8 +650,8 @@ def test_another_case_of_the_same_name_is_prepared_anew(tmp_path: Path, other: s
     detector = detector_training(tmp_path, cases=tmp_path / "one")
     segmenter = SegmenterTraining(out=tmp_path, cases=tmp_path / "one", cache=tmp_path / "cache")
     (first,), (first_scan,) = load_cases(detector, silent), load_rendered(segmenter, silent)
-    if other == "beside":  # with the very same truth, as an altered copy may have
-        write_case(tmp_path / "two" / "a", heads_of("train")[0], slice_mm=3.0)
+    if other == "beside":
+        write_case(tmp_path / "two" / "a", heads_of("train")[0], -1, slice_mm=3.0)
         detector = replace(detector, cases=tmp_path / "two")
         segmenter = replace(segmenter, cases=tmp_path / "two")
     else:
@@ -930,6 +931,39 @@ def test_a_signal_in_the_midst_of_a_step_stops_after_it_and_the_run_ends_in_the_
             assert torch.equal(value, resumed[state][name]), name
 
 
+def test_a_second_signal_does_not_wait_for_the_step_and_leaves_the_checkpoint_as_it_was(tmp_path: Path) -> None:
+    config, usual = small_training(tmp_path), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Cancelled):
+        fit(Small(), small_batch, config, stopping_after(1))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    objective, reached = Small(), []
+
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the first")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the second")
+
+    objective.network.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(objective, small_batch, config, silent)
+    assert reached == ["after the first"]
+    assert signal.getsignal(signal.SIGINT) is usual
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_another_set_of_cases_of_the_same_names(tmp_path: Path) -> None:
+    for name, sign in (("one", 1), ("two", -1)):
+        (tmp_path / name).mkdir()
+        write_case(tmp_path / name / "case_0000", heads_of("train")[0], sign)
+    config = detector_training(tmp_path, cases=tmp_path / "one", steps=0)
+    train_detector(config, silent)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    train_detector(replace(config, cases=tmp_path / "moved"), silent)
+    with pytest.raises(InputError, match="only one of the two has the case 'case_0000-"):
+        train_detector(replace(config, cases=tmp_path / "two"), silent)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("seed", 1), ("batch", 4), ("learning_rate", 1e-3), ("steps", 5), ("split", "all"), ("kept", ("0",))],
@@ -1166,7 +1200,7 @@ def test_a_segmenter_that_knows_left_and_right_trains_on_rendered_scans_alone_an
         window=(64, 64, 32), rendered=1, steps=2,
     )  # fmt: skip
     state = torch.load(train_segmenter(config, silent), weights_only=True)
-    assert (state["case_names"], state["heads"]) == (["a"], [heads_of("train")[0]])
+    assert (state["case_names"], state["heads"]) == ([case_name(tmp_path / "a")], [heads_of("train")[0]])
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2"]
