@@ -208,7 +208,7 @@ def test_a_rendering_that_was_interrupted_goes_on(rendered, case, monkeypatch, b
     [
         ({"seed": 4}, "seed is 3, not 4"),
         ({"protocol": "1.5T"}, "protocol is 3T-2mm, not 1.5T"),
-        ({"varied": True}, "echo_time_ms is 20.0, not"),
+        ({"varied": True}, "its protocol was varied in another way"),
         ({"burden": "none"}, "burden is many, not none"),
         ({"heads": ["03"]}, "head is 02, not 03"),
     ],

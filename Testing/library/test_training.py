@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -898,6 +898,15 @@ def stopping_after(step: int) -> Callable[[str, float, str], None]:
     return stop
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl+C raises, as it does in a terminal; in what a script runs in the background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("moment", ["forward", "update"])
 def test_a_signal_in_the_midst_of_a_step_stops_after_it_and_the_run_ends_in_the_same_weights(
     tmp_path: Path, moment: str
@@ -931,6 +940,7 @@ def test_a_signal_in_the_midst_of_a_step_stops_after_it_and_the_run_ends_in_the_
             assert torch.equal(value, resumed[state][name]), name
 
 
+@pytest.mark.usefixtures("heeded")
 def test_a_second_signal_does_not_wait_for_the_step_and_leaves_the_checkpoint_as_it_was(tmp_path: Path) -> None:
     config, usual = small_training(tmp_path), signal.getsignal(signal.SIGINT)
     with pytest.raises(Cancelled):
