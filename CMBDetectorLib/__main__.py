@@ -17,11 +17,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from CMBDetectorLib import RESEARCH_USE, __version__
 from CMBDetectorLib.encoding import restart_in_utf8
 from CMBDetectorLib.errors import Cancelled, CMBDetectorError, InputError, OutputError
 from CMBDetectorLib.interruption import raise_on_termination
+from CMBDetectorLib.json_file import read_json
 from CMBDetectorLib.request import DEVICES, POLARITIES, DetectionRequest, Settings
 from CMBDetectorLib.stages import overall
 
@@ -159,7 +161,8 @@ def implant(options: argparse.Namespace) -> None:
     echo_time_ms, field_t = echo_and_field(swi, options.echo_time, options.field)
     inputs = check(swi, phase, force=options.force)
     assert inputs.phase is not None
-    regions = segment(load_model("segmenter"), inputs.swi, _progress(options))
+    progress = _progress(options)
+    regions = segment(load_model("segmenter"), inputs.swi, progress)
     prepared = prepare(inputs.phase, inputs.swi, regions.brain, options.polarity)
     if not prepared.sign_is_known:
         raise InputError(f"The sign of the phase {options.phase} cannot be told. Give --polarity bright or dark.")
@@ -179,7 +182,7 @@ def implant(options: argparse.Namespace) -> None:
         location_of=lambda center_ras_mm: locate(center_ras_mm, 0.0, regions)[0],
     )
     write_case(case, options.out)
-    _progress(options)("implant", 1.0, f"Written to {options.out}")
+    progress("implant", 1.0, f"Written to {options.out}")
     lesions, faint = len(case.truth["lesions"]), len(case.truth["faint"])
     said = f"Put in {lesions} microbleeds, {faint} fainter ones; paramagnetic tissue is {prepared.polarity}."
     text = "\n".join(filter(None, [said, prepared.notice, f"Written to {options.out}"]))
@@ -218,8 +221,7 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     if options.charts:
         draw({" and ".join(folder.name for folder in options.cases): report}, options.out / "charts.png")
-    short = {name: value for name, value in report.items() if name not in DETAILS}
-    _end(options, json.dumps(short, indent=1), out=str(options.out), report=short)
+    _end(options, json.dumps(_short(report), indent=1), out=str(options.out), report=_short(report))
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -262,7 +264,7 @@ def export(options: argparse.Namespace) -> None:
     from CMBDetectorLib.resources import resources_dir
     from CMBDetectorLib.training.export import export_model, update_manifest
 
-    figures = {file.stem: _report(file) for file in options.figures or ()}  # before a network is replaced
+    reports = {file.stem: read_json(file) for file in options.figures or ()}  # before a network is replaced
     folder = options.models or resources_dir() / "Models"
     manifest = export_model(
         options.network,
@@ -271,19 +273,13 @@ def export(options: argparse.Namespace) -> None:
         threshold=options.threshold,
         threshold_without_phase=options.threshold_without_phase,
     )
-    update_manifest(manifest, figures=figures)
+    update_manifest(manifest, figures={name: _short(report) for name, report in reports.items()})
     _end(options, f"Written to {manifest}", manifest=str(manifest))
 
 
-def _report(file: Path) -> dict[str, object]:
-    """Read a report of `evaluate` without its details."""
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        return {name: value for name, value in report.items() if name not in DETAILS}
-    except OSError as problem:
-        raise InputError(f"{file} cannot be opened: {problem.strerror}.") from None
-    except (ValueError, AttributeError):
-        raise InputError(f"{file} is no report of 'evaluate'.") from None
+def _short(report: dict[str, Any]) -> dict[str, Any]:
+    """Leave the details out of an evaluation."""
+    return {name: value for name, value in report.items() if name not in DETAILS}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -421,7 +417,7 @@ def _from(least: int) -> Callable[[str], int]:
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
         return int(text)
 
     return number

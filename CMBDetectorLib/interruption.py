@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 _due: list[Callable[[], object]] = []
 
@@ -15,6 +17,35 @@ def raise_on_termination() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _raise)
+
+
+@contextmanager
+def signals_held() -> Iterator[list[int]]:
+    """Note the signals to stop that come within the block, which must not end halfway; the first takes effect after it.
+
+    A second one, of somebody who does not want to wait, takes effect at once.
+    """
+    came: list[int] = []
+    usual: dict[int, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        if came:
+            signal.signal(number, usual[number])
+            signal.raise_signal(number)
+        came.append(number)
+
+    if threading.current_thread() is threading.main_thread():  # others neither get signals nor may hold them
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and callable(signal.getsignal(number)):  # not ignored, nor left to the system
+                usual[number] = signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 @contextmanager

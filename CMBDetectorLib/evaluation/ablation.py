@@ -15,7 +15,7 @@ from CMBDetectorLib.candidate import Candidate, PhaseEvidence
 from CMBDetectorLib.detect import Detection
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import draws, percentiles
-from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, Evaluated, figures, number
+from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, Evaluated, figures, json_number
 from CMBDetectorLib.evaluation.froc import FROC_AT, Pooled, choose_threshold
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM
 from CMBDetectorLib.evaluation.prepared import PreparedCase, prepare_cases
@@ -205,7 +205,7 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     return {
         "choice": outcome.choice,
         **kept,
-        "intervals_at_false_positives": {at: [number(end) for end in ends] for at, ends in intervals.items()},
+        "intervals_at_false_positives": {at: [json_number(end) for end in ends] for at, ends in intervals.items()},
     }
 
 
@@ -256,11 +256,11 @@ def at_equal_sensitivity(
     resampled = [change(np.bincount(drawn, minlength=len(heads)))[3] for drawn in draws(heads, resamples=resamples)]
     return {
         "reference_false_positives_at_most": level,
-        "sensitivity": number(sensitivity),
-        "reference_false_positives": number(before),
-        "false_positives": number(after),
-        "change": number(relative),
-        "interval": [number(end) for end in percentiles(resampled)],
+        "sensitivity": json_number(sensitivity),
+        "reference_false_positives": json_number(before),
+        "false_positives": json_number(after),
+        "change": json_number(relative),
+        "interval": [json_number(end) for end in percentiles(resampled)],
     }
 
 

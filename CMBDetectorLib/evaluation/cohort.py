@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from CMBDetectorLib.candidate import Candidate
-from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
+from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders, make_folder
 from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.pipeline import run
 from CMBDetectorLib.regions import Region
-from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
 from CMBDetectorLib.simulation.case import truth_of
@@ -117,7 +115,7 @@ def evaluate(
         choose, sensitivity per size, region, protocol and conspicuity, Dice of the regions, how often the place of a
         lesion found is right, and the FROC curve.
     """
-    folders = case_folders(*cases_dirs, needed=("swi.nii.gz", "mars.nii.gz", *["phase.nii.gz"] * with_phase))
+    folders = case_folders(*cases_dirs, needed=(*NEEDED, PHASE) if with_phase else NEEDED)
     make_folder(out, "evaluation.json", overwrite)
     done: list[Evaluated] = []
     for n, (name, folder) in enumerate(folders.items()):
@@ -137,48 +135,6 @@ def evaluate(
         table.writerows(report["per_case"])
     progress("evaluate", 1.0, f"{len(done)} cases")
     return report
-
-
-def make_folder(out: Path, result: str, overwrite: bool) -> None:
-    """Make the folder that an evaluation goes to; raises `OutputError` where it cannot go there."""
-    with said_plainly(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    if (out / result).exists() and not overwrite:
-        raise OutputError(f"{out / result} is there already. Choose another folder, or replace it with --overwrite.")
-
-
-def case_folders(*cases_dirs: Path, needed: Sequence[str] = ("swi.nii.gz", "mars.nii.gz")) -> dict[str, Path]:
-    """Folders of cases with truth by name, such as ``test-case_0003`` for ``test/case_0003``.
-
-    Where two of the folders given have one name, that of the folder above stands before it.
-
-    Raises
-    ------
-    InputError
-        A folder holds no cases or is given twice, a case lacks a file that is `needed` or its truth cannot be read, or
-        two cases have one name.
-    """
-    places = [Path(cases_dir).resolve() for cases_dir in cases_dirs]
-    names = Counter(place.name for place in places)
-    folders: dict[str, Path] = {}
-    for place in places:
-        if places.count(place) > 1:
-            raise InputError(f"{place} is given twice. Give every folder of cases once.")
-        found = sorted(path.parent for path in place.glob("*/truth.json"))
-        if not found:
-            raise InputError(f"{place} holds no cases; it needs folders with truth.json, {' and '.join(needed)}.")
-        prefix = place.name if names[place.name] == 1 else f"{place.parent.name}-{place.name}"
-        for folder in found:
-            if missing := [name for name in needed if not (folder / name).is_file()]:
-                raise InputError(f"{folder} lacks {missing[0]}; a case needs truth.json, {' and '.join(needed)}.")
-            truth_of(folder)["protocol"]  # raises what is wrong with it
-            name = f"{prefix}-{folder.name}"
-            if name in folders:
-                raise InputError(f"There are two cases {name}: {folders[name]} and {folder}. Rename the folder of one.")
-            folders[name] = folder
-    return folders
 
 
 def strata(lesion: dict[str, Any], protocol: str, conspicuity: float = np.nan) -> tuple[str, ...]:
@@ -238,10 +194,10 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
         "lesions": sum(m.lesions for m in primary),
         "at_threshold": _plain(operating_point(primary, threshold)),
         "intervals": {
-            name: [number(end) for end in interval(primary, pooled(name), heads=heads)]
+            name: [json_number(end) for end in interval(primary, pooled(name), heads=heads)]
             for name in ("sensitivity", "false_positives_per_case", "precision")
         },
-        "sensitivity_at_false_positives": {f"{level:g}": number(curve.sensitivity_at(level)) for level in FROC_AT},
+        "sensitivity_at_false_positives": {f"{level:g}": json_number(curve.sensitivity_at(level)) for level in FROC_AT},
         "false_positives_on": dict(_mimics_found(done, primary, threshold).most_common()),
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
@@ -279,11 +235,12 @@ def points(curve: Curve) -> list[dict[str, float | None]]:
     """Give the entries of a FROC curve in a form that is fit for JSON."""
     columns = {name: values.tolist() for name, values in vars(curve).items()}
     return [
-        {name: number(x) for name, x in zip(columns, row, strict=True)} for row in zip(*columns.values(), strict=True)
+        {name: json_number(x) for name, x in zip(columns, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
     ]
 
 
-def number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """Make a number fit for JSON, which knows neither NaN nor infinity."""
     return round(value, 4) if np.isfinite(value) else None
 
@@ -310,6 +267,6 @@ def _case_row(case: Evaluated, matched: Matches, threshold: float) -> dict[str, 
         "found": int((counted & (matched.lesion >= 0)).sum()),
         "false_positives": int((counted & (matched.lesion == FALSE)).sum()),
         "excluded": sum(c.is_excluded and c.probability >= least for c in case.candidates),
-        **{f"dice_{r.value}": number(case.dice.get(r.value, np.nan)) for r in Region},
+        **{f"dice_{r.value}": json_number(case.dice.get(r.value, np.nan)) for r in Region},
         "seconds": round(case.seconds, 1),
     }

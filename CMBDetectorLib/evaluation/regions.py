@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from CMBDetectorLib.evaluation.cohort import case_folders, make_folder
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
+from CMBDetectorLib.evaluation.folders import case_folders, make_folder
 from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region

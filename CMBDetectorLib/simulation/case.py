@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.json_file import read_json
 from CMBDetectorLib.regions import BY_LABEL
 from CMBDetectorLib.simulation import heads, tissue
 from CMBDetectorLib.simulation.acquisition import acquire, homodyne, phase_mask, sample
@@ -291,15 +292,7 @@ def truth_of(folder: Path) -> dict[str, Any]:
         It cannot be opened, is not JSON or lacks what every truth holds; later, when a key is asked for that it lacks.
     """
     file = folder / "truth.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise InputError(f"{file} cannot be opened: {problem.strerror}.") from None
-    except ValueError as problem:
-        raise InputError(
-            f"{file} cannot be read as JSON: {problem}. Make this case again, or take its folder away."
-        ) from None
-    truth = _Truth(file, content if isinstance(content, dict) else {})
+    truth = _Truth(file, read_json(file))
     for name in IN_EVERY_TRUTH:
         truth[name]  # raises where it is missing
     return truth

@@ -105,21 +105,14 @@ def _is_there(planned: Plan) -> bool:
     """Whether a planned case has been rendered before; raises `InputError` when its folder holds another one."""
     if not (planned.folder / "truth.json").exists():
         return False
-    truth = truth_of(planned.folder)
-    for name, wanted in {
-        "head": planned.head,
-        "seed": planned.seed,
-        "protocol": planned.protocol.name,
-        "echo_time_ms": planned.protocol.echo_time_ms,  # varied or not
-        "burden": planned.burden,
-    }.items():
-        if truth.get(name, wanted) != wanted:  # an older truth does not say the burden
-            differs = (
-                "its protocol was varied in another way"
-                if name == "echo_time_ms"
-                else (f"{name} is {truth[name]}, not {wanted}")
-            )
-            raise InputError(f"{planned.folder} holds another case: {differs}. Give another folder, or delete it.")
+    truth, protocol = truth_of(planned.folder), planned.protocol
+    wanted = {"head": planned.head, "seed": planned.seed, "protocol": protocol.name, "burden": planned.burden}
+    # An older truth does not say the burden.
+    odd = [f"{name} is {truth[name]}, not {value}" for name, value in wanted.items() if truth.get(name, value) != value]
+    if truth["echo_time_ms"] != protocol.echo_time_ms:
+        odd.append("its protocol was varied in another way")
+    if odd:
+        raise InputError(f"{planned.folder} holds another case: {odd[0]}. Give another folder, or delete it.")
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.json_file import read_json
 from CMBDetectorLib.networks import anchors, segmenter
 from CMBDetectorLib.request import DEVICES
 from CMBDetectorLib.training.split import PARTS
@@ -146,14 +146,7 @@ class Training:
     @classmethod
     def from_json(cls: type[T], path: Path) -> T:
         """Read a run's options; raises `InputError` that names the file and the option which is wrong."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as problem:
-            raise InputError(f"{path} cannot be opened: {problem.strerror}.") from None
-        except ValueError as problem:
-            raise InputError(f"{path} cannot be read as JSON: {problem}.") from None
-        if not isinstance(values, dict):
-            raise InputError(f'{path} holds no options: they are written as {{"name": value, ...}}.')
+        values = read_json(path)
         known = {field.name: field for field in fields(cls)}
         if unknown := sorted(set(values) - set(known)):
             raise InputError(f"{path} has the unknown option '{unknown[0]}'; known are {', '.join(known)}.")

@@ -8,9 +8,7 @@ import hashlib
 import math
 import os
 import pickle
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from CMBDetectorLib.errors import Cancelled, InputError
+from CMBDetectorLib.interruption import signals_held
 from CMBDetectorLib.models import choose_device, has_native_bfloat16
 from CMBDetectorLib.processes import leave_stopping_to_the_parent
 from CMBDetectorLib.training.config import Progress, Training
@@ -117,7 +116,7 @@ def fit(
         os.replace(path.with_suffix(".part"), path)  # atomic: a power cut leaves the old one or the new one
 
     started = saved = began = time.monotonic()
-    with _signals_held() as signals, _log(config.out / LOG, step) as log:
+    with signals_held() as signals, _log(config.out / LOG, step) as log:
         try:
             for batch in ahead(make_batch, step, config, device):
                 rate = learning_rate(step, config)
@@ -149,35 +148,6 @@ def fit(
             raise
         save()
     return path
-
-
-@contextmanager
-def _signals_held() -> Iterator[list[int]]:
-    """Note the signals that would raise in the midst of a step; the first of them takes effect after the block.
-
-    A second one, of somebody who does not want to wait for the step, takes effect at once.
-    """
-    came: list[int] = []
-    usual: dict[int, Any] = {}
-
-    def note(number: int, frame: object) -> None:
-        if came:
-            signal.signal(number, usual[number])
-            signal.raise_signal(number)
-        came.append(number)
-
-    if threading.current_thread() is threading.main_thread():  # others neither get signals nor may hold them
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and callable(signal.getsignal(number)):  # not ignored, nor left to the system
-                usual[number] = signal.signal(number, note)
-    try:
-        yield came
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
 
 
 def _checkpoint_of(path: Path, run: dict[str, Any], config: Training) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def test_a_number_below_the_least_is_refused_and_the_least_is_not(capsys, asked,
         return capsys.readouterr().err
 
     for wrong in (str(least - 1), "1.5"):
-        assert f"{asked[1]}: '{wrong}' is not a whole number from {least}" in told(wrong)
+        assert f"{asked[1]}: '{wrong}' is not a whole number from {least} on" in told(wrong)
     assert "whole number" not in told(str(least))
 
 
@@ -195,7 +195,7 @@ def test_a_report_that_is_not_there_is_refused_before_a_network_is_replaced(tmp_
     asked = ("export", "detector", "--checkpoint", tmp_path / "none.pt", "--figures")
     refused(command(*asked, tmp_path / "evaluation.json"), 2, "evaluation.json cannot be opened")
     (tmp_path / "list.json").write_text("[]")
-    refused(command(*asked, tmp_path / "list.json"), 2, "list.json is no report")
+    refused(command(*asked, tmp_path / "list.json"), 2, "list.json holds no JSON object")
 
 
 def test_the_installed_command_is_the_module():

@@ -12,8 +12,9 @@ from PIL import Image
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, case_folders, figures, make_folder
+from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
+from CMBDetectorLib.evaluation.folders import case_folders, make_folder
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 from CMBDetectorLib.volume import Volume, write_volume

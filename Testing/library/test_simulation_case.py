@@ -160,7 +160,8 @@ def test_an_implanted_case_has_the_truth_of_a_simulated_one(case):
     [
         (None, "cannot be opened"),
         ('{"head": "02", "les', "cannot be read as JSON"),
-        ("[1]", "lacks 'head'"),
+        ("[1]", "holds no JSON object"),
+        ("{}", "lacks 'head'"),
         ('{"head": "02", "lesions": [], "faint": []}', "lacks 'mimics'"),
     ],
 )

@@ -121,7 +121,7 @@ def test_options_are_read_from_json(tmp_path: Path) -> None:
         ('{"out": "o", "cases": "c", "cache": "k", "epochs": 3}', "unknown option 'epochs'"),
         ('{"out": "o", "cases": "c"}', "lacks the option 'cache'"),
         ("{", "cannot be read as JSON"),
-        ("[]", "holds no options"),
+        ("[]", "holds no JSON object"),
     ],
 )
 def test_a_file_that_holds_no_options_of_this_run_is_refused(tmp_path: Path, text: str, said: str) -> None:

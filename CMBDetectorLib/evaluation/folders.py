@@ -1,0 +1,57 @@
+"""Folders that an evaluation reads cases with truth from, and the one that it writes to: checked before the search."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from CMBDetectorLib.errors import InputError, OutputError
+from CMBDetectorLib.report.write import said_plainly
+from CMBDetectorLib.simulation.case import truth_of
+
+NEEDED = ("swi.nii.gz", "mars.nii.gz")  # beside the truth
+PHASE = "phase.nii.gz"
+
+
+def case_folders(*cases_dirs: Path, needed: Sequence[str] = NEEDED) -> dict[str, Path]:
+    """Folders of cases with truth by name, such as ``test-case_0003`` for ``test/case_0003``.
+
+    Where two of the folders given have one name, that of the folder above stands before it.
+
+    Raises
+    ------
+    InputError
+        A folder holds no cases or is given twice, a case lacks a file that is `needed` or its truth cannot be read, or
+        two cases have one name.
+    """
+    places = [Path(cases_dir).resolve() for cases_dir in cases_dirs]
+    names = Counter(place.name for place in places)
+    folders: dict[str, Path] = {}
+    for place in places:
+        if places.count(place) > 1:
+            raise InputError(f"{place} is given twice. Give every folder of cases once.")
+        found = sorted(path.parent for path in place.glob("*/truth.json"))
+        if not found:
+            raise InputError(f"{place} holds no cases; it needs folders with truth.json, {' and '.join(needed)}.")
+        prefix = place.name if names[place.name] == 1 else f"{place.parent.name}-{place.name}"
+        for folder in found:
+            if missing := [name for name in needed if not (folder / name).is_file()]:
+                raise InputError(f"{folder} lacks {missing[0]}; a case needs truth.json, {' and '.join(needed)}.")
+            truth_of(folder)["protocol"]  # raises what is wrong with it
+            name = f"{prefix}-{folder.name}"
+            if name in folders:
+                raise InputError(f"There are two cases {name}: {folders[name]} and {folder}. Rename the folder of one.")
+            folders[name] = folder
+    return folders
+
+
+def make_folder(out: Path, result: str, overwrite: bool) -> None:
+    """Make the folder that an evaluation goes to; raises `OutputError` where it cannot go there."""
+    with said_plainly(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    if (out / result).exists() and not overwrite:
+        raise OutputError(f"{out / result} is there already. Choose another folder, or replace it with --overwrite.")
