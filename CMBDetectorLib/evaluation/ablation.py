@@ -107,7 +107,7 @@ def ablate(
         raise InputError(f"The variant '{anatomy}', to be shown with anatomy, is none of: {', '.join(names)}.")
     if cases_dir.resolve() == validation_dir.resolve():
         raise InputError(
-            f"{cases_dir} cannot hold both the test and the validation cases: thresholds are chosen there."
+            f"{cases_dir} cannot hold both the test and the validation cases: on the latter thresholds are chosen."
         )
     methods = [*(read_variant(name, path, device) for name, path in variants), blobs]
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)

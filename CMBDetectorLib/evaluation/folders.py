@@ -34,11 +34,11 @@ def case_folders(*cases_dirs: Path, needed: Sequence[str] = NEEDED) -> dict[str,
             raise InputError(f"{place} is given twice. Give every folder of cases once.")
         found = sorted(path.parent for path in place.glob("*/truth.json"))
         if not found:
-            raise InputError(f"{place} holds no cases; it needs folders with truth.json, {' and '.join(needed)}.")
+            raise InputError(f"{place} holds no cases; it needs folders with truth.json, {', '.join(needed)}.")
         prefix = place.name if names[place.name] == 1 else f"{place.parent.name}-{place.name}"
         for folder in found:
             if missing := [name for name in needed if not (folder / name).is_file()]:
-                raise InputError(f"{folder} lacks {missing[0]}; a case needs truth.json, {' and '.join(needed)}.")
+                raise InputError(f"{folder} lacks {missing[0]}; a case needs truth.json, {', '.join(needed)}.")
             truth_of(folder)["protocol"]  # raises what is wrong with it
             name = f"{prefix}-{folder.name}"
             if name in folders:
