@@ -178,7 +178,7 @@ class DetectorTraining(Training):
     crop : tuple of int
         Voxels along R, A, S (0.5 x 0.5 x 1 mm); R and A equal, multiples of (32, 32, 16).
     hardest : int
-        Hardest negative cells per crop that enter L_cls.
+        Hardest negative cells per crop that enter L_cls, of all cells of all anchors.
     box_weight, prototype_weight : float
         Weights of L_reg and L_con beside L_cls.
     implanted : float
@@ -189,7 +189,8 @@ class DetectorTraining(Training):
         Share of the crops with microbleeds or calcifications put in that get painted ones, not simulated ones
         (`CMBDetectorLib.training.painted`).
     ragged : float
-        Share of the crops with simulated ones put in where all of these are ragged (`simulation.sources.ragged`).
+        Share of the crops with simulated ones put in where all of these are ragged, or round and as strong
+        (`CMBDetectorLib.training.implants`).
     vessels : float
         Share of all crops that get painted vessels.
     thickened : float
@@ -219,11 +220,12 @@ class DetectorTraining(Training):
         shares = ("implanted", "calcified", "ragged", "painted", "vessels", "thickened", "without_phase")
         self._check_range(0, 1, *shares)
         self._check_range(0, math.inf, "box_weight", "prototype_weight")
-        self._check_range(1, math.inf, "hardest")
         self._check_choice("head", ("proposals", "mask"))
         r, a, s = self.crop
         if r != a or min(r, s) < 1 or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")
+        cells = math.prod(n // stride for n, stride in zip(self.crop, anchors.STRIDE, strict=True))
+        self._check_range(1, cells * len(anchors.ANCHORS_MM), "hardest")
         if self.bfloat16 and r < 96:  # one of the maps would be 2 voxels long
             raise InputError(f"The crop is {r} x {a} x {s}; bfloat16 needs 96 or more along R and A.")
 

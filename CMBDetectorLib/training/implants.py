@@ -17,7 +17,7 @@ import torch.nn.functional as functional
 
 from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
-from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
+from CMBDetectorLib.simulation.case import VISIBLE_CONTRAST, VISIBLE_MM, appearance
 from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed, ragged
 from CMBDetectorLib.training.painted import Spot, Vessel, calcified_spot, spot, vessel
 from CMBDetectorLib.training.slices import interpolation, shared_mm
@@ -29,7 +29,9 @@ Form = Source | Spot | Vessel  # balls, roughly, and the factor of what they hol
 FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it through the slice
 APART_MM = 6.0  # centers, from those of lesions and mimics that are there
 CLEAR_MM = 1.0  # surfaces, likewise
-RAGGED_MM, MOST_PPM_MM3 = 8.0, 200.0  # widest ragged source; its chi times the cube of its diameter
+RAGGED_MM, MOST_PPM_MM3 = 8.0, 400.0  # widest ragged source; its chi times the cube of its diameter
+ROUND = 0.4  # share of them that are nearly round, after all: as strong as these, simulated ones are rare
+TAUGHT_MM = 14.0  # strong ones bloom: others, who measure darker rims, call them microbleeds of up to 10 mm
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -68,6 +70,8 @@ class Kind:
     is_lesion : bool
     is_compact : bool
         Nothing else is put close to it; vessels may cross.
+    in_tissue : bool
+        It lies in brain tissue; vessels also run in the fluid over and between the gyri.
     is_processed : bool
         The vendor's phase mask and filter act on it; what is painted is as it looks.
     """
@@ -75,6 +79,7 @@ class Kind:
     make: Callable[[npt.NDArray[np.float64], np.random.Generator], Form]
     is_lesion: bool = False
     is_compact: bool = True
+    in_tissue: bool = True
     is_processed: bool = False
 
 
@@ -96,11 +101,11 @@ def ragged_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Gene
 
 def _ragged(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
     diameter_mm = float(np.exp(rng.uniform(np.log(1.5), np.log(RAGGED_MM))))
-    # The field reaches as far as the cube root of chi says: the large ones are weaker, or they would look wider than a
-    # microbleed may.
-    strongest_ppm = min(2.0, MOST_PPM_MM3 / diameter_mm**3)
+    # The field reaches as far as the cube root of chi says: the large ones are weaker, or they would look wider still.
+    strongest_ppm = min(3.0, MOST_PPM_MM3 / diameter_mm**3)
     chi_ppm = float(np.exp(rng.uniform(np.log(0.12), np.log(strongest_ppm))))
-    return ragged(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.05, 0.7)), rng, 0)
+    shape = irregular if rng.random() < ROUND else ragged
+    return shape(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.05, 0.7)), rng, 0)
 
 
 MICROBLEED = Kind(make=lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True, is_processed=True)
@@ -108,7 +113,7 @@ CALCIFICATION = Kind(make=calcification, is_processed=True)
 RAGGED_MICROBLEED = Kind(make=ragged_microbleed, is_lesion=True, is_processed=True)
 RAGGED_CALCIFICATION = Kind(make=ragged_calcification, is_processed=True)
 SPOT, CALCIFIED_SPOT = Kind(make=spot, is_lesion=True), Kind(make=calcified_spot)
-VESSEL = Kind(make=vessel, is_compact=False)
+VESSEL = Kind(make=vessel, is_compact=False, in_tissue=False)
 
 
 def implant(
@@ -122,7 +127,7 @@ def implant(
     image : ndarray, shape (2, R, A, S)
         SWI and phase as the detector reads them (`CMBDetectorLib.preprocessing.detector_input`).
     tissue : ndarray of bool, shape (R, A, S)
-        Brain tissue; sources have their centers there, where the image is not blank.
+        Brain tissue; sources have their centers there (vessels in fluid, too), where the image is not blank.
     lesions : Lesions
         Those in and near the crop.
     mimics_mm : ndarray, shape (M, 3)
@@ -140,7 +145,7 @@ def implant(
     lesions : Lesions
         With the new microbleeds; those too faint to see do not count.
     """
-    places = np.argwhere(tissue & (image[0] != 0))
+    places = np.argwhere((image[0] != 0) & (tissue | (not kind.in_tissue)))
     taken = [*zip(lesions.center_mm, lesions.diameter_mm / 2, strict=True), *((place, 0.0) for place in mimics_mm)]
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
     for _ in range(count if len(places) else 0):
@@ -162,7 +167,7 @@ def implant(
         if kind.is_lesion:
             centers.append(middle)
             diameters.append(seen.diameter_mm)
-            counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
+            counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= TAUGHT_MM)
     return image, Lesions(np.reshape(centers, (-1, 3)), np.array(diameters, float), np.array(counts, bool))
 
 
@@ -202,7 +207,7 @@ def factor_on_crop(
     """
     r, a, s = shape
     # Fine voxels outside the crop, so that a source at its face is averaged and measured whole.
-    aside = math.ceil((LARGEST_MM + scan.acquired_mm) / 2 / FINE_MM[0])
+    aside = math.ceil((TAUGHT_MM + scan.acquired_mm) / 2 / FINE_MM[0])
     beyond = 2 * math.ceil(1.5 * scan.slice_mm)
     origin = -FINE_MM * [aside, aside, beyond + 0.5]
     fine_shape = (r + 2 * aside, a + 2 * aside, 2 * s + 2 * beyond)
