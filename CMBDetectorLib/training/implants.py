@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as functional
+from scipy import ndimage
 
 from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
@@ -32,6 +33,7 @@ CLEAR_MM = 1.0  # surfaces, likewise
 RAGGED_MM, MOST_PPM_MM3 = 8.0, 400.0  # widest ragged source; its chi times the cube of its diameter
 ROUND = 0.4  # share of them that are nearly round, after all: as strong as these, simulated ones are rare
 TAUGHT_MM = 14.0  # strong ones bloom: others, who measure darker rims, call them microbleeds of up to 10 mm
+RIM_MM = 4.0  # to where the image is blank, of half of the vessels
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -71,7 +73,8 @@ class Kind:
     is_compact : bool
         Nothing else is put close to it; vessels may cross.
     in_tissue : bool
-        It lies in brain tissue; vessels also run in the fluid over and between the gyri.
+        It lies in brain tissue, where nothing dark hides it; vessels also run in the fluid over and between the gyri,
+        half of them at most `RIM_MM` from the edge of what is searched, which cuts them.
     is_processed : bool
         The vendor's phase mask and filter act on it; what is painted is as it looks.
     """
@@ -145,13 +148,17 @@ def implant(
     lesions : Lesions
         With the new microbleeds; those too faint to see do not count.
     """
-    places = np.argwhere((image[0] != 0) & (tissue | (not kind.in_tissue)))
+    places, rim = np.argwhere((image[0] != 0) & tissue), np.empty((0, 3), int)
+    if not kind.in_tissue:
+        from_blank_mm = ndimage.distance_transform_edt(image[0] != 0, sampling=SPACING_MM)
+        places, rim = np.argwhere(from_blank_mm > 0), np.argwhere((from_blank_mm > 0) & (from_blank_mm <= RIM_MM))
     taken = [*zip(lesions.center_mm, lesions.diameter_mm / 2, strict=True), *((place, 0.0) for place in mimics_mm)]
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
-    for _ in range(count if len(places) else 0):
-        center = (places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
+    for n in range(count if len(places) else 0):
+        among = rim if n % 2 and len(rim) else places
+        center = (among[rng.integers(len(among))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
         form = kind.make(center, rng)
-        if _is_near(form, taken) or _is_dark(image[0], center):
+        if _is_near(form, taken) or (kind.in_tissue and _is_dark(image[0], center)):
             continue
         found = factor_on_crop(form, image.shape[1:], scan, first_slice_mm)
         if found is None:

@@ -174,7 +174,7 @@ def vessel(center_mm: Points, rng: np.random.Generator) -> Vessel:
     Half of them run along S, more or less, and wind less. Cut across by thick slices, the shortest look much like
     microbleeds.
     """
-    radius_mm = float(np.exp(rng.uniform(np.log(0.3), np.log(1.4))))
+    radius_mm = float(np.exp(rng.uniform(np.log(0.3), np.log(1.8))))
     length_mm = float(np.exp(rng.uniform(np.log(max(6.0, 8 * radius_mm)), np.log(50.0))))
     is_end_on = rng.random() < END_ON
     most = STRAIGHT if is_end_on else MOST_WINDING

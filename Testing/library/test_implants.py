@@ -18,6 +18,7 @@ from CMBDetectorLib.training.implants import (
     CALCIFIED_SPOT,
     RAGGED_CALCIFICATION,
     RAGGED_MICROBLEED,
+    RIM_MM,
     SPOT,
     TAUGHT_MM,
     VESSEL,
@@ -28,7 +29,7 @@ from CMBDetectorLib.training.implants import (
     ragged_calcification,
     ragged_microbleed,
 )
-from CMBDetectorLib.training.painted import Spot
+from CMBDetectorLib.training.painted import Spot, Vessel, vessel
 from CMBDetectorLib.training.targets import Lesions
 from CMBDetectorLib.volume import Volume
 
@@ -326,6 +327,24 @@ def test_vessels_alone_are_put_into_fluid_too() -> None:
     assert len(lesions.center_mm) == 0
     assert (changed[0] < image[0] - 0.1).any()
     assert (changed[:, image[0] == 0] == 0).all()
+
+
+def test_every_other_vessel_is_put_at_the_rim_of_what_is_searched() -> None:
+    image, tissue = plain_crop()
+    centers: list[np.ndarray] = []
+
+    def one_there(center_mm: np.ndarray, rng: np.random.Generator) -> Vessel:
+        centers.append(center_mm)
+        return vessel(center_mm, rng)
+
+    kind = replace(VESSEL, make=one_there)
+    for seed in range(6):
+        implant(image, tissue, NONE, NO_MIMICS, THIN, 10, np.random.default_rng(seed), kind=kind)
+    along_r_mm, along_a_mm = np.abs(np.array(centers)[:, :2] - 15.75).T  # from the middle of the crop
+    at_rim = np.maximum(along_r_mm, along_a_mm) > 14.0 - RIM_MM - 0.6  # blank from voxel 60 on
+    assert len(centers) == 60
+    assert at_rim[1::2].all()
+    assert 5 <= at_rim[::2].sum() <= 25
 
 
 def test_painted_vessels_are_no_lesions_and_keep_their_distance_from_them() -> None:
