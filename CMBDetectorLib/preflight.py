@@ -217,6 +217,9 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
     masked = counts.max() > 0.3 * air.sum()
     background = levels[counts.argmax()] if masked else 0.0
     inside = values[values != background] if masked else values.ravel()
+    usual, around = np.median(values[air]), 0.01 * (high - low)
+    if not masked and usual > low + 0.25 * (high - low) and np.mean(np.abs(values[air] - usual) < around) > 0.4:
+        background, inside = usual, values[np.abs(values - usual) > around]  # quiet air, but not at the low end
     if inside.size < 1000:
         return False
     level = np.diff(np.unique(values)).min()
@@ -226,7 +229,7 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
         return True
     margin = 0.05 * np.ptp(inside)
     ends = np.mean(inside < inside.min() + margin), np.mean(inside > inside.max() - margin)
-    quiet = not masked and np.median(values[air]) < low + 0.25 * (high - low)
+    quiet = not masked and usual < low + 0.25 * (high - low)
     if not quiet and min(ends) > 0.02 and max(ends) < 3 * min(ends):
         return True
     first, middle, third = np.percentile(inside, (25, 50, 75))

@@ -189,8 +189,7 @@ class DetectorTraining(Training):
         Share of the crops with microbleeds or calcifications put in that get painted ones, not simulated ones
         (`CMBDetectorLib.training.painted`).
     ragged : float
-        Share of the crops with simulated ones put in where all of these are ragged, or round and as strong
-        (`CMBDetectorLib.training.implants`).
+        Share of the crops with simulated ones put in where all of these are ragged (`simulation.sources.ragged`).
     vessels : float
         Share of all crops that get painted vessels.
     thickened : float

@@ -47,7 +47,7 @@ from CMBDetectorLib.training.targets import Lesions, assign, balls
 from CMBDetectorLib.volume import Volume, read_volume
 
 Array = npt.NDArray[np.float32]
-MOST_VESSELS = 10  # painted into one crop
+MOST_VESSELS = 6  # painted into one crop
 FAR_MM = 10.0  # lesions this far outside a crop still reach into it
 
 

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as functional
-from scipy import ndimage
 
 from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.simulation.acquisition import homodyne, mask_change
-from CMBDetectorLib.simulation.case import VISIBLE_CONTRAST, VISIBLE_MM, appearance
+from CMBDetectorLib.simulation.case import LARGEST_MM, VISIBLE_CONTRAST, VISIBLE_MM, appearance
 from CMBDetectorLib.simulation.sources import Box, Source, irregular, microbleed, ragged
 from CMBDetectorLib.training.painted import Spot, Vessel, calcified_spot, spot, vessel
 from CMBDetectorLib.training.slices import interpolation, shared_mm
@@ -30,10 +29,7 @@ Form = Source | Spot | Vessel  # balls, roughly, and the factor of what they hol
 FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it through the slice
 APART_MM = 6.0  # centers, from those of lesions and mimics that are there
 CLEAR_MM = 1.0  # surfaces, likewise
-RAGGED_MM, MOST_PPM_MM3 = 8.0, 400.0  # widest ragged source; its chi times the cube of its diameter
-ROUND = 0.4  # share of them that are nearly round, after all: as strong as these, simulated ones are rare
-TAUGHT_MM = 14.0  # strong ones bloom: others, who measure darker rims, call them microbleeds of up to 10 mm
-RIM_MM = 4.0  # to where the image is blank, of half of the vessels
+RAGGED_MM, MOST_PPM_MM3 = 8.0, 200.0  # widest ragged source; its chi times the cube of its diameter
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -72,9 +68,6 @@ class Kind:
     is_lesion : bool
     is_compact : bool
         Nothing else is put close to it; vessels may cross.
-    in_tissue : bool
-        It lies in brain tissue, where nothing dark hides it; vessels also run in the fluid over and between the gyri,
-        half of them at most `RIM_MM` from the edge of what is searched, which cuts them.
     is_processed : bool
         The vendor's phase mask and filter act on it; what is painted is as it looks.
     """
@@ -82,7 +75,6 @@ class Kind:
     make: Callable[[npt.NDArray[np.float64], np.random.Generator], Form]
     is_lesion: bool = False
     is_compact: bool = True
-    in_tissue: bool = True
     is_processed: bool = False
 
 
@@ -104,11 +96,11 @@ def ragged_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Gene
 
 def _ragged(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
     diameter_mm = float(np.exp(rng.uniform(np.log(1.5), np.log(RAGGED_MM))))
-    # The field reaches as far as the cube root of chi says: the large ones are weaker, or they would look wider still.
-    strongest_ppm = min(3.0, MOST_PPM_MM3 / diameter_mm**3)
+    # The field reaches as far as the cube root of chi says: the large ones are weaker, or they would look wider than a
+    # microbleed may.
+    strongest_ppm = min(2.0, MOST_PPM_MM3 / diameter_mm**3)
     chi_ppm = float(np.exp(rng.uniform(np.log(0.12), np.log(strongest_ppm))))
-    shape = irregular if rng.random() < ROUND else ragged
-    return shape(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.05, 0.7)), rng, 0)
+    return ragged(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.05, 0.7)), rng, 0)
 
 
 MICROBLEED = Kind(make=lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True, is_processed=True)
@@ -116,7 +108,7 @@ CALCIFICATION = Kind(make=calcification, is_processed=True)
 RAGGED_MICROBLEED = Kind(make=ragged_microbleed, is_lesion=True, is_processed=True)
 RAGGED_CALCIFICATION = Kind(make=ragged_calcification, is_processed=True)
 SPOT, CALCIFIED_SPOT = Kind(make=spot, is_lesion=True), Kind(make=calcified_spot)
-VESSEL = Kind(make=vessel, is_compact=False, in_tissue=False)
+VESSEL = Kind(make=vessel, is_compact=False)
 
 
 def implant(
@@ -130,7 +122,7 @@ def implant(
     image : ndarray, shape (2, R, A, S)
         SWI and phase as the detector reads them (`CMBDetectorLib.preprocessing.detector_input`).
     tissue : ndarray of bool, shape (R, A, S)
-        Brain tissue; sources have their centers there (vessels in fluid, too), where the image is not blank.
+        Brain tissue; sources have their centers there, where the image is not blank.
     lesions : Lesions
         Those in and near the crop.
     mimics_mm : ndarray, shape (M, 3)
@@ -148,17 +140,13 @@ def implant(
     lesions : Lesions
         With the new microbleeds; those too faint to see do not count.
     """
-    places, rim = np.argwhere((image[0] != 0) & tissue), np.empty((0, 3), int)
-    if not kind.in_tissue:
-        from_blank_mm = ndimage.distance_transform_edt(image[0] != 0, sampling=SPACING_MM)
-        places, rim = np.argwhere(from_blank_mm > 0), np.argwhere((from_blank_mm > 0) & (from_blank_mm <= RIM_MM))
+    places = np.argwhere(tissue & (image[0] != 0))
     taken = [*zip(lesions.center_mm, lesions.diameter_mm / 2, strict=True), *((place, 0.0) for place in mimics_mm)]
     centers, diameters, counts = list(lesions.center_mm), list(lesions.diameter_mm), list(lesions.counts)
-    for n in range(count if len(places) else 0):
-        among = rim if n % 2 and len(rim) else places
-        center = (among[rng.integers(len(among))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
+    for _ in range(count if len(places) else 0):
+        center = (places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, 3)) * SPACING_MM
         form = kind.make(center, rng)
-        if _is_near(form, taken) or (kind.in_tissue and _is_dark(image[0], center)):
+        if _is_near(form, taken) or _is_dark(image[0], center):
             continue
         found = factor_on_crop(form, image.shape[1:], scan, first_slice_mm)
         if found is None:
@@ -174,7 +162,7 @@ def implant(
         if kind.is_lesion:
             centers.append(middle)
             diameters.append(seen.diameter_mm)
-            counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= TAUGHT_MM)
+            counts.append(seen.contrast >= VISIBLE_CONTRAST and VISIBLE_MM <= seen.diameter_mm <= LARGEST_MM)
     return image, Lesions(np.reshape(centers, (-1, 3)), np.array(diameters, float), np.array(counts, bool))
 
 
@@ -214,7 +202,7 @@ def factor_on_crop(
     """
     r, a, s = shape
     # Fine voxels outside the crop, so that a source at its face is averaged and measured whole.
-    aside = math.ceil((TAUGHT_MM + scan.acquired_mm) / 2 / FINE_MM[0])
+    aside = math.ceil((LARGEST_MM + scan.acquired_mm) / 2 / FINE_MM[0])
     beyond = 2 * math.ceil(1.5 * scan.slice_mm)
     origin = -FINE_MM * [aside, aside, beyond + 0.5]
     fine_shape = (r + 2 * aside, a + 2 * aside, 2 * s + 2 * beyond)

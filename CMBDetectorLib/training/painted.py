@@ -21,8 +21,6 @@ Points = npt.NDArray[np.float64]
 FADE_MM = 2.0  # over which a field ends that is cut off
 STEP_MM = 0.2  # along a vessel
 LEAST_EDGE_MM = 0.5  # a voxel: sharper ones would be jagged
-END_ON, ALONG_S = 0.5, np.array([0.2, 0.2, 1.0])  # share of vessels seen end on in axial slices; what turns them there
-LEAST_WINDING, MOST_WINDING, STRAIGHT = 0.014, 0.25, 0.06  # rad per step; at most for vessels seen end on
 BEYOND_MM = 1.0  # around a vessel's wall, which is as soft as a voxel
 
 
@@ -171,15 +169,12 @@ def _spot(center_mm: Points, shift_rad: float, rng: np.random.Generator) -> Spot
 def vessel(center_mm: Points, rng: np.random.Generator) -> Vessel:
     """A vessel through a place, straight or winding, 6 mm long (8 radii, if that is more) to 50, short ones as often.
 
-    Half of them run along S, more or less, and wind less. Cut across by thick slices, the shortest look much like
-    microbleeds.
+    Cut across by thick slices, the shortest look much like microbleeds.
     """
-    radius_mm = float(np.exp(rng.uniform(np.log(0.3), np.log(1.8))))
+    radius_mm = float(np.exp(rng.uniform(np.log(0.3), np.log(1.4))))
     length_mm = float(np.exp(rng.uniform(np.log(max(6.0, 8 * radius_mm)), np.log(50.0))))
-    is_end_on = rng.random() < END_ON
-    most = STRAIGHT if is_end_on else MOST_WINDING
-    winding = float(np.exp(rng.uniform(np.log(LEAST_WINDING), np.log(most))))
-    direction = rng.normal(size=3) * (ALONG_S if is_end_on else 1)
+    winding = float(np.exp(rng.uniform(np.log(0.014), np.log(0.25))))  # rad per step
+    direction = rng.normal(size=3)
     halves = [_path(center_mm, sign * direction, length_mm / 2, winding, rng) for sign in (1, -1)]
     return Vessel(
         balls_mm=np.concatenate([halves[1][::-1], center_mm[None], halves[0]]),

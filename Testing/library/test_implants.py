@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from CMBDetectorLib.networks.anchors import SPACING_MM
-from CMBDetectorLib.simulation.case import appearance
+from CMBDetectorLib.simulation.case import LARGEST_MM, appearance
 from CMBDetectorLib.simulation.implant import voxel_factor
 from CMBDetectorLib.simulation.sources import Source, microbleed
 from CMBDetectorLib.training.implants import (
@@ -18,9 +18,7 @@ from CMBDetectorLib.training.implants import (
     CALCIFIED_SPOT,
     RAGGED_CALCIFICATION,
     RAGGED_MICROBLEED,
-    RIM_MM,
     SPOT,
-    TAUGHT_MM,
     VESSEL,
     Kind,
     Scan,
@@ -29,7 +27,7 @@ from CMBDetectorLib.training.implants import (
     ragged_calcification,
     ragged_microbleed,
 )
-from CMBDetectorLib.training.painted import Spot, Vessel, vessel
+from CMBDetectorLib.training.painted import Spot
 from CMBDetectorLib.training.targets import Lesions
 from CMBDetectorLib.volume import Volume
 
@@ -230,19 +228,16 @@ def test_the_vendor_mask_darkens_ragged_sources(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("make", [ragged_microbleed, ragged_calcification])
-def test_a_ragged_source_lies_where_asked_is_black_at_times_and_seldom_looks_wider_than_is_taught(
+def test_a_ragged_source_lies_where_asked_and_seldom_looks_wider_than_a_microbleed_may(
     make: Callable[..., Source],
 ) -> None:
-    strong = wide = 0
+    wide = 0
     for seed in range(60):
         source = make(np.full(3, 24.0), np.random.default_rng(seed))
-        assert np.linalg.norm(source.center_mm - 24.0) < 0.15 * source.diameter_mm + 0.1
+        assert np.allclose(source.center_mm, 24.0)
         found = factor_on_crop(source, (96, 96, 48), THIN)
         assert found is not None
-        seen = appearance(found[2], np.array(SPACING_MM), THIN.mask_power)
-        strong += seen.contrast > 0.95 and 8 < seen.diameter_mm <= TAUGHT_MM
-        wide += seen.diameter_mm > TAUGHT_MM
-    assert strong >= 3
+        wide += appearance(found[2], np.array(SPACING_MM), THIN.mask_power).diameter_mm > LARGEST_MM
     assert wide <= 3
 
 
@@ -315,36 +310,6 @@ def test_nothing_is_put_where_the_image_is_blank() -> None:
         drawn += len(lesions.center_mm)
         assert (np.rint(lesions.center_mm[:, 0] / SPACING_MM[0]) >= 32).all()
     assert drawn >= 8
-
-
-def test_vessels_alone_are_put_into_fluid_too() -> None:
-    image, _ = plain_crop()
-    fluid = np.zeros(SHAPE, bool)
-    given = (image, fluid, NONE, NO_MIMICS, THIN, 4)
-    for kind in (RAGGED_MICROBLEED, CALCIFICATION, SPOT):
-        assert (implant(*given, np.random.default_rng(0), kind=kind)[0] == image).all()
-    changed, lesions = implant(*given, np.random.default_rng(0), kind=VESSEL)
-    assert len(lesions.center_mm) == 0
-    assert (changed[0] < image[0] - 0.1).any()
-    assert (changed[:, image[0] == 0] == 0).all()
-
-
-def test_every_other_vessel_is_put_at_the_rim_of_what_is_searched() -> None:
-    image, tissue = plain_crop()
-    centers: list[np.ndarray] = []
-
-    def one_there(center_mm: np.ndarray, rng: np.random.Generator) -> Vessel:
-        centers.append(center_mm)
-        return vessel(center_mm, rng)
-
-    kind = replace(VESSEL, make=one_there)
-    for seed in range(6):
-        implant(image, tissue, NONE, NO_MIMICS, THIN, 10, np.random.default_rng(seed), kind=kind)
-    along_r_mm, along_a_mm = np.abs(np.array(centers)[:, :2] - 15.75).T  # from the middle of the crop
-    at_rim = np.maximum(along_r_mm, along_a_mm) > 14.0 - RIM_MM - 0.6  # blank from voxel 60 on
-    assert len(centers) == 60
-    assert at_rim[1::2].all()
-    assert 5 <= at_rim[::2].sum() <= 25
 
 
 def test_painted_vessels_are_no_lesions_and_keep_their_distance_from_them() -> None:
