@@ -57,20 +57,14 @@ def test_an_exported_detector_computes_what_was_trained(trained_nowhere: Path) -
     assert torch.allclose(expected, found.float(), atol=1e-4 if model.dtype == torch.float32 else 0.1)
 
 
-def test_exported_weights_are_those_of_the_checkpoint_to_a_tenth_of_a_deviation_and_vectors_to_11_bits(
-    trained_nowhere: Path,
-) -> None:
+def test_exported_weights_are_those_of_the_checkpoint_to_8_bits_and_vectors_to_11(trained_nowhere: Path) -> None:
     state = torch.load(trained_nowhere / "d" / "checkpoint.pt", weights_only=True)
     exported = torch.jit.load(str(trained_nowhere / "detector.pt")).state_dict()
     for name, found in exported.items():
         expected = state["average"][f"network.{name}"]
-        if found.ndim > 1:
-            # The step is the power of two nearest to a tenth: at most a seventh, and half of it is lost.
-            assert float((found - expected).abs().max()) <= 0.0708 * float(expected.std(correction=0)), name
-        else:
-            assert torch.allclose(found, expected, rtol=2**-11, atol=0), name
+        assert torch.allclose(found, expected, rtol=2**-8 if found.ndim > 1 else 2**-11, atol=0), name
     packed = len(zlib.compress((trained_nowhere / "detector.pt").read_bytes()))
-    assert packed < 0.35 * (trained_nowhere / "detector.pt").stat().st_size
+    assert packed < 0.55 * (trained_nowhere / "detector.pt").stat().st_size
 
 
 def test_rounding_goes_to_the_nearest_and_leaves_whole_numbers() -> None:
@@ -79,9 +73,8 @@ def test_rounding_goes_to_the_nearest_and_leaves_whole_numbers() -> None:
     assert torch.allclose(rounded(values), expected, rtol=2**-11, atol=0)
     assert torch.equal(rounded(values)[:6], expected[:6])
     assert torch.equal(rounded(torch.tensor(7)), torch.tensor(7))
-    kernel = torch.tensor([[10.0, -10.0, 10.4, -9.6, 9.4, -10.4]])  # deviation 9.99
-    assert torch.equal(rounded(kernel), torch.tensor([[10.0, -10.0, 10.0, -10.0, 9.0, -10.0]]))
-    assert torch.equal(rounded(torch.full((2, 2), 0.3)), torch.full((2, 2), 0.3))
+    kernel = torch.tensor([[1 + 2**-7, 1 + 2**-9, 1 + 2**-8, -1 - 3 * 2**-9]])
+    assert torch.equal(rounded(kernel), torch.tensor([[1 + 2**-7, 1.0, 1.0, -1 - 2**-7]]))
 
 
 def test_rounding_hides_no_weight_that_is_not_a_number() -> None:
