@@ -172,13 +172,13 @@ class DetectorTraining(Training):
     ----------
     head : str
         ``proposals``, or ``mask`` for the plain U-Net that the detector is measured against; that one ignores `ffm`,
-        `hspl` and the weights of their losses.
+        `hspl`, `hardest` and the weights of their losses.
     ffm, hspl : bool
         Feature Fusion Module; Hard Sample Prototype Learning.
     crop : tuple of int
         Voxels along R, A, S (0.5 x 0.5 x 1 mm); R and A equal, multiples of (32, 32, 16).
     hardest : int
-        Hardest negative cells per crop that enter L_cls, of all cells of all anchors.
+        Hardest negative cells per crop that enter L_cls, at most the cells of a crop times the anchors.
     box_weight, prototype_weight : float
         Weights of L_reg and L_con beside L_cls.
     implanted : float

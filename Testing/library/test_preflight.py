@@ -237,18 +237,30 @@ def test_masked_phase_that_leans_to_one_side_is_read() -> None:
     assert check(SWI, phase).phase is not None
 
 
-def test_phase_whose_air_is_quiet_in_the_middle_of_the_range_is_read() -> None:
+def test_phase_whose_air_is_smooth_in_the_middle_of_the_range_is_read() -> None:
     random = np.random.default_rng(0)
-    rad = random.normal(0.1, 0.8, SHAPE)
     chance = random.random(SHAPE)
-    rad = np.where(chance < 0.3, np.pi, np.where(chance > 0.95, -np.pi, rad))  # cut off at both ends, unequally
-    # Air that a filter left smooth, of a hundred levels; near the head it is not quiet.
+    rad = np.where(chance < 0.3, np.pi, np.where(chance > 0.95, -np.pi, random.normal(0.1, 0.8, SHAPE)))
+    # Air that a filter left smooth, of a hundred levels; in the upper slices it lies at another one.
     air = random.normal(0, 0.02, SHAPE) + np.where(np.arange(SHAPE[2]) < 0.55 * SHAPE[2], 0, 1.0)
-    rad = np.where(BRAIN, rad, air)
-    stored = np.floor((np.clip(rad, -np.pi, np.pi) + np.pi) / (2 * np.pi) * 4095.999)
-    phase = PHASE.with_array(stored.astype(np.float32))
+    phase = PHASE.with_array(RANGES["0 to 4095"][0](np.where(BRAIN, rad, air)).astype(np.float32))
     assert check(SWI, phase).phase is not None
     assert "swapped" in refusal(phase, SWI)
+
+
+def test_phase_that_leans_to_one_side_of_its_smooth_air_is_read() -> None:
+    random = np.random.default_rng(0)
+    rad = np.where(random.random(SHAPE) < 0.01, random.uniform(-np.pi, np.pi, SHAPE), random.normal(0.2, 0.1, SHAPE))
+    rad = np.where(BRAIN, rad, random.normal(0, 0.005, SHAPE))
+    phase = PHASE.with_array(RANGES["0 to 4095"][0](rad).astype(np.float32))
+    assert check(SWI, phase).phase is not None
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.02], ids=["quiet", "noisy"])
+def test_inverted_magnitude_is_not_taken_for_phase(noise: float) -> None:
+    air = np.abs(np.random.default_rng(0).normal(0, noise, SHAPE))
+    inverted = 1000 * (1 - np.where(BRAIN, head(seed=5) / head(seed=5).max(), air))
+    assert refusal(SWI, PHASE.with_array(inverted.astype(np.float32))).startswith("pha.nii.gz looks like SWI")
 
 
 def test_swapped_images_are_named_both() -> None:
