@@ -43,7 +43,7 @@ OVERLAP = 0.9  # share of the SWI that the phase must cover
 SHORTEST_ECHO_MS = 5.0  # below this, no field strength gives susceptibility weighting
 PHASE_RANGES = (1, 2 * np.pi, 255, 360, 1023, 4095, 65535)  # of phase stored without a sign
 COARSE_MM = 3.0  # at which the head is outlined
-SMOOTH = 0.01  # of the range: how much the values of smooth air differ
+SMOOTH = 0.01  # of the range: how far from its median much of smooth air lies at most
 LABELS = 20  # an image of gray values has more levels
 SHADING_MM, CONTRAST, DARK_CONTRAST = 15.0, 0.35, 0.21  # see `_contrast_doubt`
 
@@ -226,26 +226,20 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
     aside = max(0.02 * (high - low), 2.5 * level)  # the air of coarse integers has a few levels around its own
     if min(np.mean(inside < background - aside), np.mean(inside > background + aside)) > 0.05:
         return True
-    if not masked and _is_smooth_in_the_middle(values[air], low, high):
-        apart = values - np.median(values[air])
-        apart = apart[np.abs(apart) > SMOOTH * (high - low)]
-        if min(np.mean(apart < -aside), np.mean(apart > aside)) > 0.05:
+    air_level, smooth = np.median(values[air]), SMOOTH * (high - low)
+    is_in_the_middle = abs(air_level - (low + high) / 2) < 0.1 * (high - low)
+    if not masked and is_in_the_middle and np.mean(np.abs(values[air] - air_level) < smooth) > 0.4:
+        beside = (values - air_level)[np.abs(values - air_level) > smooth]
+        if min(np.mean(beside < -aside), np.mean(beside > aside)) > 0.05:
             return True
     margin = 0.05 * np.ptp(inside)
     ends = np.mean(inside < inside.min() + margin), np.mean(inside > inside.max() - margin)
-    quiet = not masked and np.median(values[air]) < low + 0.25 * (high - low)
+    quiet = not masked and air_level < low + 0.25 * (high - low)
     if not quiet and min(ends) > 0.02 and max(ends) < 3 * min(ends):
         return True
     first, middle, third = np.percentile(inside, (25, 50, 75))
     whole = next((scale for scale in PHASE_RANGES if inside.max() <= scale), np.inf)
     return bool(abs(middle - whole / 2) < 0.03 * whole and third - first < 0.12 * middle)  # SWI: over 0.18
-
-
-def _is_smooth_in_the_middle(air: npt.NDArray, low: float, high: float) -> bool:
-    """Whether much of the air is within one level or so, in the middle fifth of the range; magnitude has it at 0."""
-    level = np.median(air)
-    calm = np.mean(np.abs(air - level) < SMOOTH * (high - low)) > 0.4
-    return bool(calm and abs(level - (low + high) / 2) < 0.1 * (high - low))
 
 
 def _sample(array: npt.NDArray) -> npt.NDArray[np.float32]:
