@@ -1,10 +1,10 @@
-"""Where tissue ends, by brightness: fluid is told from tissue in scans that show it brighter.
+"""Where tissue ends, by brightness: fluid is told from tissue in scans that show it brighter or darker.
 
-The segmenter knows about where sulci and ventricles lie, and draws them softly. In many scans fluid is plainly brighter
-than tissue, by how much differs from scan to scan; then the scan itself tells where the edge is (Bayes' rule with the
-segmenter's probability as the prior and the scan's own brightness of tissue and fluid). Where fluid is as bright as
-tissue nothing is changed; where it is brighter, the log odds are smoothed a little in the end, so that the noise of
-single voxels leaves no specks. Ours; the paper has no such step.
+The segmenter knows about where sulci and ventricles lie, and draws them softly. In most scans fluid is plainly brighter
+or darker than tissue, by how much differs from scan to scan; then the scan itself tells where the edge is (Bayes' rule
+with the segmenter's probability as the prior and the scan's own brightness of tissue and fluid). The less they differ,
+the less is changed. The log odds are smoothed a little in the end, so that the noise of single voxels leaves no specks.
+Ours; the paper has no such step.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ DEEP_MM = 6.0  # this far inside there are ventricles and wide fissures, and nei
 FLUID = 0.2  # probability of tissue below which a deep place is fluid for sure
 SURE = 0.9  # probability of tissue from which on a place is tissue for sure
 LEAST_VOXELS = 300  # of sure fluid, and of sure tissue
-LEAST_CONTRAST = 1.0  # in standard deviations of tissue: fluid less bright than this above it is left alone
 SHADING_MM = 10.0  # over which tissue's own brightness is averaged
 MIXED = 0.15  # of the difference of fluid and tissue: how far voxels that hold both spread
 FAR = 3.0  # standard deviations below tissue from which on a voxel is a vein or a hemorrhage
 OUTLIERS = 0.02  # share of voxels that are neither, such as veins and microbleeds; their brightness says nothing
 SMOOTHED_MM = 0.6  # standard deviation: noise of single voxels makes no specks and no jagged outlines
-ROUNDS = 2  # the brightness of tissue is measured anew once its edge is known better
 
 
 def draw_edges(probability: Array, bright: Array) -> Array:
@@ -61,24 +59,22 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     fluid = ndimage.binary_opening((part < FLUID) & deep)
     prior = np.log(part / (1 - part))
     over = bright[boxes[0]].astype(np.float32)
-    for _ in range(ROUNDS):
-        sure = over[inside & (part > SURE)]
-        if min(len(sure), fluid.sum()) < LEAST_VOXELS:
-            return probability
-        # What is far darker than tissue, such as a large hemorrhage, must not make the tissue around it look bright.
-        middle, deviation = _center(sure)
-        weight = np.where(inside & (part > 0.5) & (over > middle - FAR * deviation), part, np.float32(0))
-        over = over - middle
-        over -= _smooth(weight * over) / np.maximum(_smooth(weight), 1e-3)
-        middle, deviation = _center(over[inside & (part > SURE)])
-        contrast = float(np.median(over[fluid])) - middle
-        if not contrast >= LEAST_CONTRAST * deviation:
-            return probability
-        spread = float(np.hypot(deviation, MIXED * contrast))
-        seen = np.minimum(over - middle, contrast)  # brighter than fluid is fluid
-        likelier = np.log(_likelihood(seen, spread)) - np.log(_likelihood(seen - contrast, spread))
-        odds = prior + np.where(inside, likelier, np.float32(0))
-        part = expit(odds)
+    sure = inside & (part > SURE)
+    if min(sure.sum(), fluid.sum()) < LEAST_VOXELS:
+        return probability
+    # What is far darker than tissue, such as a large hemorrhage, must not make the tissue around it look bright.
+    middle, deviation = _center(over[sure])
+    weight = np.where(inside & (part > 0.5) & (over > middle - FAR * deviation), part, np.float32(0))
+    over -= middle
+    over -= _smooth(weight * over) / np.maximum(_smooth(weight), 1e-3)
+    middle, deviation = _center(over[sure])
+    contrast = float(np.median(over[fluid])) - middle
+    spread = float(np.hypot(deviation, MIXED * contrast))
+    over -= middle
+    # Brighter than bright fluid is fluid; darker than dark fluid may be a vein or a microbleed, and says nothing.
+    seen = np.minimum(over, contrast) if contrast > 0 else over
+    likelier = np.log(_likelihood(seen, spread)) - np.log(_likelihood(seen - contrast, spread))
+    odds = prior + np.where(inside, likelier, np.float32(0))
     part = expit(ndimage.gaussian_filter(odds, [SMOOTHED_MM / mm for mm in (1, 1, 2)]))
     changed = probability.copy()
     changed[(slice(1, None), *boxes[0])] *= part / np.maximum(tissue[boxes[0]], 1e-6)
