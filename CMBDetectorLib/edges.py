@@ -29,7 +29,8 @@ LEAST_VOXELS = 300  # of sure fluid, and of sure tissue
 SHADING_MM = 10.0  # over which tissue's own brightness is averaged
 MIXED = 0.15  # of the difference of fluid and tissue: how far voxels that hold both spread
 FAR = 3.0  # standard deviations below tissue from which on a voxel is a vein or a hemorrhage
-OUTLIERS = 0.02  # share of voxels that are neither, such as veins and microbleeds; their brightness says nothing
+OUTLIERS = 0.05  # share of voxels that are neither, such as veins and microbleeds; their brightness says nothing
+IRON = 3, 4  # basal ganglia, thalamus: iron may make them as dark as fluid, so darkness says nothing there
 SMOOTHED_MM = 0.6  # standard deviation: noise of single voxels makes no specks and no jagged outlines
 
 
@@ -74,6 +75,9 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     # Brighter than bright fluid is fluid; darker than dark fluid may be a vein or a microbleed, and says nothing.
     seen = np.minimum(over, contrast) if contrast > 0 else over
     likelier = np.log(_likelihood(seen, spread)) - np.log(_likelihood(seen - contrast, spread))
+    if contrast < 0:
+        iron = probability[(IRON, *boxes[0])].sum(axis=0) > part / 2
+        likelier[iron & (likelier < 0)] = 0
     odds = prior + np.where(inside, likelier, np.float32(0))
     part = expit(ndimage.gaussian_filter(odds, [SMOOTHED_MM / mm for mm in (1, 1, 2)]))
     changed = probability.copy()

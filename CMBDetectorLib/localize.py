@@ -14,7 +14,6 @@ from CMBDetectorLib.volume import Volume
 
 NEIGHBORHOOD_MM = 3.0  # smallest radius that votes
 BOUNDARY_MM = 15.0  # how far another region is looked for
-FARTHEST_TISSUE_MM = 3.0
 LEAST_TISSUE = 0.15  # share of the neighborhood; far below the rater's "at least half", for the segmentation's errors
 MIDLINE_LABELS = (1, 2, 7)  # brainstem, cerebellum (vermis), corpus callosum cross the midline
 MIDLINE_MM = 2.0
@@ -67,8 +66,7 @@ def locate(center_ras_mm: npt.ArrayLike, diameter_mm: float, segmentation: Segme
     near = distance_mm <= radius_mm
     tissue = labels > 0
     touching = tissue & near
-    nearest_mm = distance_mm[tissue].min(initial=np.inf)
-    exclusion = OUTSIDE if nearest_mm > FARTHEST_TISSUE_MM or touching.sum() < LEAST_TISSUE * near.sum() else ""
+    exclusion = OUTSIDE if touching.sum() < LEAST_TISSUE * near.sum() else ""
     if not touching.any():
         return None, OUTSIDE
 

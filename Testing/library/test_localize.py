@@ -170,6 +170,16 @@ def test_exclusion_takes_a_clear_distance_from_tissue(known_head: Segmentation) 
     assert locate((500, 0, 0), 4, known_head) == (None, OUTSIDE)
 
 
+def test_a_large_lesion_that_was_taken_for_fluid_is_not_outside_tissue() -> None:
+    empty = Volume(np.zeros((60, 60, 60), np.uint8), np.diag([1.0, 1.0, 1.0, 1.0]))
+    hole_mm = np.linalg.norm(coordinates(empty) - 30.0, axis=-1)
+    left = empty.with_array(np.ones(empty.array.shape, np.float32))
+    around = Segmentation(empty.with_array(np.where(hole_mm < 4, 0, 9).astype(np.uint8)), empty, left)
+    location, exclusion = locate((30, 30, 30), 8, around)
+    assert location is not None and location.sub_region == 9 and exclusion == ""
+    assert locate((30, 30, 30), 4, around) == (None, OUTSIDE)
+
+
 def test_a_group_with_many_small_votes_wins_over_one_large_sub_region() -> None:
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[:8], labels[8:14], labels[14:] = 9, 3, 4
