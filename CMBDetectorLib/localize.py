@@ -14,7 +14,7 @@ from CMBDetectorLib.volume import Volume
 
 NEIGHBORHOOD_MM = 3.0  # smallest radius that votes
 BOUNDARY_MM = 15.0  # how far another region is looked for
-LEAST_TISSUE = 0.25  # share of the neighborhood; well below the rater's "at least half", for the segmentation's errors
+LEAST_TISSUE = 0.15  # share of the neighborhood; far below the rater's "at least half", for the segmentation's errors
 MIDLINE_LABELS = (1, 2, 7)  # brainstem, cerebellum (vermis), corpus callosum cross the midline
 MIDLINE_MM = 2.0
 OUTSIDE = "outside brain tissue"
