@@ -29,8 +29,10 @@ LEAST_VOXELS = 300  # of sure fluid, and of sure tissue
 SHADING_MM = 10.0  # over which tissue's own brightness is averaged
 MIXED = 0.15  # of the difference of fluid and tissue: how far voxels that hold both spread
 FAR = 3.0  # standard deviations below tissue from which on a voxel is a vein or a hemorrhage
-OUTLIERS = 0.05  # share of voxels that are neither, such as veins and microbleeds; their brightness says nothing
-IRON = 3, 4  # basal ganglia, thalamus: iron may make them as dark as fluid, so darkness says nothing there
+OUTLIERS = 0.05  # share of voxels that are neither, such as veins and microbleeds; bounds what brightness can say
+# Basal ganglia, thalamus: iron may make them as dark as fluid, so darkness says nothing there. So it may the nuclei of
+# brainstem and cerebellum, whose labels are wider: to leave these out cost more than it saved.
+IRON = 3, 4
 SMOOTHED_MM = 0.6  # standard deviation: noise of single voxels makes no specks and no jagged outlines
 
 
@@ -47,7 +49,8 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     Returns
     -------
     ndarray
-        Like `probability`; the regions of a voxel share its tissue as before.
+        Like `probability`; the regions of a voxel share its tissue as before. `probability` itself where the network is
+        sure of too little fluid, as in narrow ventricles, or of too little tissue.
     """
     tissue = 1 - probability[0]
     near = tissue > 0.5
@@ -72,16 +75,16 @@ def draw_edges(probability: Array, bright: Array) -> Array:
     contrast = float(np.median(over[fluid])) - middle
     spread = float(np.hypot(deviation, MIXED * contrast))
     over -= middle
-    # Brighter than bright fluid is fluid; darker than dark fluid may be a vein or a microbleed, and says nothing.
+    # Brighter than bright fluid is fluid; far darker than dark fluid may be a vein or a microbleed, and says nothing.
     seen = np.minimum(over, contrast) if contrast > 0 else over
     likelier = np.log(_likelihood(seen, spread)) - np.log(_likelihood(seen - contrast, spread))
     if contrast < 0:
         iron = probability[(IRON, *boxes[0])].sum(axis=0) > part / 2
         likelier[iron & (likelier < 0)] = 0
     odds = prior + np.where(inside, likelier, np.float32(0))
-    part = expit(ndimage.gaussian_filter(odds, [SMOOTHED_MM / mm for mm in (1, 1, 2)]))
+    drawn = expit(ndimage.gaussian_filter(odds, [SMOOTHED_MM / mm for mm in (1, 1, 2)]))
     changed = probability.copy()
-    changed[(slice(1, None), *boxes[0])] *= part / np.maximum(tissue[boxes[0]], 1e-6)
+    changed[(slice(1, None), *boxes[0])] *= drawn / np.maximum(tissue[boxes[0]], 1e-6)
     changed[(0, *boxes[0])] = 1 - changed[(slice(1, None), *boxes[0])].sum(axis=0)
     return changed
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from CMBDetectorLib.edges import draw_edges
 
 Array = npt.NDArray[np.float32]
-FRONTAL, BASAL_GANGLIA = 9, 3
+FRONTAL, BASAL_GANGLIA, THALAMUS = 9, 3, 4
 
 
 def head() -> npt.NDArray[np.uint8]:
@@ -70,6 +70,27 @@ def test_noise_of_single_voxels_makes_no_specks(fluid: float) -> None:
     assert (sizes < 8).sum() < 10, "several hundred where each voxel is judged by itself"
 
 
+def test_what_is_brighter_than_bright_fluid_is_fluid_too() -> None:
+    labels = head()
+    bright = seen(labels, fluid=1.4)
+    r, a, s = np.indices(labels.shape)
+    sulci = (labels == 0) & (np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) < 34) & (r % 12 < 2)
+    bright[sulci] = 3.0
+    assert overlap(draw_edges(soft(labels), bright), labels) > 0.95
+
+
+def test_a_ventricle_of_bright_fluid_beside_deep_nuclei_is_fluid() -> None:
+    labels = head()
+    r, a, s = np.indices(labels.shape)
+    ventricle = np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) < 11
+    unsure = soft(labels, spread_mm=1.0)
+    unsure[0, ventricle], unsure[BASAL_GANGLIA, ventricle] = 0.3, 0.7
+    core = np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) < 9
+    unsure[0, core], unsure[BASAL_GANGLIA, core] = 0.95, 0.05
+    found = draw_edges(unsure, seen(labels, fluid=1.4)).argmax(axis=0)
+    assert (found[ventricle] == 0).mean() > 0.9
+
+
 def test_where_fluid_is_as_bright_as_tissue_little_is_changed() -> None:
     labels = head()
     before = soft(labels)
@@ -88,16 +109,18 @@ def test_a_black_microbleed_stays_in_tissue(fluid: float) -> None:
     assert (after.argmax(axis=0)[14:18, 38:42, 19:21] > 0).all()
 
 
-def test_iron_as_dark_as_fluid_makes_no_holes_in_deep_nuclei() -> None:
+@pytest.mark.parametrize("nucleus", [BASAL_GANGLIA, THALAMUS])
+def test_iron_as_dark_as_fluid_makes_no_holes_in_deep_nuclei(nucleus: int) -> None:
     labels = head()
     bright = seen(labels, fluid=0.6)
     nuclei = labels == BASAL_GANGLIA
+    labels[nuclei] = nucleus
     bright[nuclei] *= 0.6
     before = soft(labels, spread_mm=1.0)
     before[1:, nuclei] *= 0.95
     before[0] = 1 - before[1:].sum(axis=0)
     after = draw_edges(before, bright)
-    kept, drawn = ((shares.argmax(axis=0)[nuclei] == BASAL_GANGLIA).sum() for shares in (after, before))
+    kept, drawn = ((shares.argmax(axis=0)[nuclei] == nucleus).sum() for shares in (after, before))
     assert kept > 0.97 * drawn > 0
 
 
@@ -120,9 +143,10 @@ def test_an_unsure_network_is_left_as_it_is() -> None:
     assert draw_edges(unsure, seen(head(), 1.4)) is unsure
 
 
-def test_any_linear_scale_gives_the_same_edges() -> None:
+@pytest.mark.parametrize("fluid", [0.6, 1.4])
+def test_any_linear_scale_gives_the_same_edges(fluid: float) -> None:
     labels = head()
-    bright = seen(labels, fluid=1.4)
+    bright = seen(labels, fluid)
     once, scaled = (draw_edges(soft(labels), image) for image in (bright, (7 * bright - 3).astype(np.float32)))
     assert np.abs(once - scaled).max() < 1e-2
 

@@ -162,9 +162,11 @@ def test_away_from_a_boundary_one_region_is_named_and_how_far_the_next_one_lies(
     assert (alone.next_region, alone.or_region) == (None, None)
 
 
-def test_exclusion_takes_a_clear_distance_from_tissue(known_head: Segmentation) -> None:
+def test_a_candidate_with_little_or_no_tissue_around_it_is_excluded(known_head: Segmentation) -> None:
     for distance_mm in (39.0, 41.0):
         assert locate((distance_mm, 0, 0), 4, known_head)[1] == ""
+    location, exclusion = locate((44.0, 0, 0), 8, known_head)
+    assert location is not None and location.sub_region == 9 and exclusion == OUTSIDE
     assert locate((44.5, 0, 0), 4, known_head)[1] == OUTSIDE
     assert locate((60, 0, 0), 4, known_head) == (None, OUTSIDE)
     assert locate((500, 0, 0), 4, known_head) == (None, OUTSIDE)
