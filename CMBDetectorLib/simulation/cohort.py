@@ -76,7 +76,8 @@ def simulate(
     Raises
     ------
     InputError
-        An option is none of those named, or `out` holds a case of another head, seed, protocol or burden.
+        An option is none of those named, or `out` holds a case of another head, seed, protocol, burden or set of
+        vessels.
     """
     names = list(heads or list_heads(heads_dir))
     if protocol != "all" and protocol not in PROTOCOLS:
@@ -107,7 +108,8 @@ def _is_there(planned: Plan) -> bool:
         return False
     truth, protocol = truth_of(planned.folder), planned.protocol
     wanted = {"head": planned.head, "seed": planned.seed, "protocol": protocol.name, "burden": planned.burden}
-    # An older truth does not say the burden.
+    wanted["vessel_seed"] = planned.vessel_seed
+    # An older truth says neither the burden nor the vessels.
     odd = [f"{name} is {truth[name]}, not {value}" for name, value in wanted.items() if truth.get(name, value) != value]
     if truth["echo_time_ms"] != protocol.echo_time_ms:
         odd.append("its protocol was varied in another way")
@@ -126,6 +128,7 @@ def _render(heads_dir: Path, device: str, pictures: bool, job: tuple[Plan, tuple
     """Render one case into its folder; return the folder's name."""
     planned, trees = job
     case = render(load_head(heads_dir, planned.head), trees, planned.protocol, planned.seed, planned.burden, device)
+    case.truth["vessel_seed"] = planned.vessel_seed
     if pictures:
         planned.folder.mkdir(parents=True, exist_ok=True)
         montage(case).save(planned.folder / "montage.png")

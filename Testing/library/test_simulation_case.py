@@ -219,6 +219,18 @@ def test_a_case_of_other_options_is_not_taken_for_this_one(rendered, option, tol
         cohort.simulate(*rendered, **OPTIONS | option)
 
 
+def test_a_case_of_other_vessels_is_not_taken_for_this_one(rendered, case, monkeypatch):
+    heads_dir, out = rendered
+    protocol = PROTOCOLS["3T-2mm"]
+    planned = cohort.Plan(out / "case_0000", "02", 2, protocol, seed=3, burden="many")
+    monkeypatch.setattr(cohort, "load_head", lambda heads_dir, head: None)
+    monkeypatch.setattr(cohort, "render", lambda *of: replace(case, truth={**case.truth, "head": "02"}))
+    cohort._render(heads_dir, "cpu", False, (planned, ()))
+    assert cohort._is_there(planned)
+    with pytest.raises(InputError, match="case_0000 holds another case: vessel_seed is 2, not 1002"):
+        cohort._is_there(replace(planned, vessel_seed=1002))
+
+
 def test_varied_protocols_stay_within_what_scanners_do():
     random = np.random.default_rng(0)
     for protocol in PROTOCOLS.values():
