@@ -108,11 +108,12 @@ def _is_there(planned: Plan) -> bool:
         return False
     truth, protocol = truth_of(planned.folder), planned.protocol
     wanted = {"head": planned.head, "seed": planned.seed, "protocol": protocol.name, "burden": planned.burden}
-    wanted["vessel_seed"] = planned.vessel_seed
     # An older truth says neither the burden nor the vessels.
     odd = [f"{name} is {truth[name]}, not {value}" for name, value in wanted.items() if truth.get(name, value) != value]
     if truth["echo_time_ms"] != protocol.echo_time_ms:
         odd.append("its protocol was varied in another way")
+    if truth.get("vessel_seed", planned.vessel_seed) != planned.vessel_seed:
+        odd.append("it has another set of vessels")
     if odd:
         raise InputError(f"{planned.folder} holds another case: {odd[0]}. Give another folder, or delete it.")
     return True

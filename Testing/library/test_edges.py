@@ -11,25 +11,23 @@ from CMBDetectorLib.edges import draw_edges
 
 Array = npt.NDArray[np.float32]
 FRONTAL, BASAL_GANGLIA, THALAMUS = 9, 3, 4
+R_MM, A_MM, S_MM = np.meshgrid(*(np.arange(n) * mm for n, mm in ((80, 1.0), (80, 1.0), (40, 2.0))), indexing="ij")
+DISTANCE_MM = np.sqrt((R_MM - 40) ** 2 + (A_MM - 40) ** 2 + (S_MM - 40) ** 2)  # from the middle of the head
 
 
 def head() -> npt.NDArray[np.uint8]:
     """Labels at 1 x 1 x 2 mm: a ball of tissue with a deep core, a ventricle in its middle and narrow sulci."""
-    r, a, s = np.meshgrid(*(np.arange(n) * mm for n, mm in ((80, 1.0), (80, 1.0), (40, 2.0))), indexing="ij")
-    distance_mm = np.sqrt((r - 40) ** 2 + (a - 40) ** 2 + (s - 40) ** 2)
-    labels = np.where(distance_mm < 34, FRONTAL, 0)
-    labels[distance_mm < 20] = BASAL_GANGLIA
-    labels[distance_mm < 11] = 0
-    labels[(distance_mm > 22) & (r % 12 < 2)] = 0
+    labels = np.where(DISTANCE_MM < 34, FRONTAL, 0)
+    labels[DISTANCE_MM < 20] = BASAL_GANGLIA
+    labels[DISTANCE_MM < 11] = 0
+    labels[(DISTANCE_MM > 22) & (R_MM % 12 < 2)] = 0
     return labels.astype(np.uint8)
 
 
 def seen(labels: npt.NDArray[np.uint8], fluid: float, seed: int = 0) -> Array:
     """Tissue of 1 under shading, fluid, dark bone around, and noise."""
-    r, a, s = np.indices(labels.shape)
-    outside = np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) > 36
-    bright = np.where(labels > 0, 1.0, fluid) * np.exp(0.2 * (r / 80 - 0.5))
-    bright[outside] = 0.1
+    bright = np.where(labels > 0, 1.0, fluid) * np.exp(0.2 * (R_MM / 80 - 0.5))
+    bright[DISTANCE_MM > 36] = 0.1
     noise = 0.04 * np.random.default_rng(seed).standard_normal(labels.shape)
     return (ndimage.gaussian_filter(bright, 0.4) + noise).astype(np.float32)
 
@@ -73,19 +71,15 @@ def test_noise_of_single_voxels_makes_no_specks(fluid: float) -> None:
 def test_what_is_brighter_than_bright_fluid_is_fluid_too() -> None:
     labels = head()
     bright = seen(labels, fluid=1.4)
-    r, a, s = np.indices(labels.shape)
-    sulci = (labels == 0) & (np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) < 34) & (r % 12 < 2)
-    bright[sulci] = 3.0
+    bright[(labels == 0) & (DISTANCE_MM > 22) & (DISTANCE_MM < 34)] = 3.0
     assert overlap(draw_edges(soft(labels), bright), labels) > 0.95
 
 
 def test_a_ventricle_of_bright_fluid_beside_deep_nuclei_is_fluid() -> None:
     labels = head()
-    r, a, s = np.indices(labels.shape)
-    ventricle = np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) < 11
+    ventricle, core = DISTANCE_MM < 11, DISTANCE_MM < 9
     unsure = soft(labels, spread_mm=1.0)
     unsure[0, ventricle], unsure[BASAL_GANGLIA, ventricle] = 0.3, 0.7
-    core = np.hypot(np.hypot(r - 40, a - 40), 2 * s - 40) < 9
     unsure[0, core], unsure[BASAL_GANGLIA, core] = 0.95, 0.05
     found = draw_edges(unsure, seen(labels, fluid=1.4)).argmax(axis=0)
     assert (found[ventricle] == 0).mean() > 0.9
@@ -127,8 +121,7 @@ def test_iron_as_dark_as_fluid_makes_no_holes_in_deep_nuclei(nucleus: int) -> No
 @pytest.mark.parametrize("fluid", [0.6, 1.2, 1.4])
 def test_a_large_hemorrhage_does_not_make_the_tissue_around_it_fluid(fluid: float) -> None:
     labels = head()
-    r, a, s = np.indices(labels.shape)
-    distance_mm = np.sqrt((r - 40.0) ** 2 + (a - 18.0) ** 2 + (2.0 * s - 40) ** 2)
+    distance_mm = np.sqrt((R_MM - 40) ** 2 + (A_MM - 18) ** 2 + (S_MM - 40) ** 2)
     bright = seen(labels, fluid)
     ring = (labels > 0) & (distance_mm > 9) & (distance_mm < 15)
     without = draw_edges(soft(labels), bright).argmax(axis=0)

@@ -227,7 +227,7 @@ def test_a_case_of_other_vessels_is_not_taken_for_this_one(rendered, case, monke
     monkeypatch.setattr(cohort, "render", lambda *of: replace(case, truth={**case.truth, "head": "02"}))
     cohort._render(heads_dir, "cpu", False, (planned, ()))
     assert cohort._is_there(planned)
-    with pytest.raises(InputError, match="case_0000 holds another case: vessel_seed is 2, not 1002"):
+    with pytest.raises(InputError, match="case_0000 holds another case: it has another set of vessels"):
         cohort._is_there(replace(planned, vessel_seed=1002))
 
 
