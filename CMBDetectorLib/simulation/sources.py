@@ -46,6 +46,9 @@ class Source:
         Signal inside relative to the tissue around, 0-1.
     sub_region : int
         MARS label at the center; 0 outside tissue.
+    softness : float
+        Width of a ball's edge as a share of its radius, where half is reached: 0 is as sharp as the grid, 2 fades from
+        the middle on.
     """
 
     kind: str
@@ -54,6 +57,7 @@ class Source:
     chi_ppm: float
     inside_signal: float
     sub_region: int = 0
+    softness: float = 0.0
 
     @property
     def center_mm(self) -> npt.NDArray[np.float64]:
@@ -99,12 +103,13 @@ class Source:
         fine_mm = spacing_mm / finer
         start = origin_mm + first * spacing_mm - spacing_mm / 2 + fine_mm / 2
         axes = [start[i] + fine_mm[i] * torch.arange(size[i], dtype=torch.float32, device=device) for i in range(3)]
-        soft = float(fine_mm.max()) / 2
+        sharp = float(fine_mm.max()) / 2
         fraction = torch.zeros(size, device=device)
         for ball, radius in zip(self.balls_mm, self.radii_mm, strict=True):
             squared = [(axes[i] - float(ball[i])) ** 2 for i in range(3)]
             distance = (squared[0][:, None, None] + squared[1][None, :, None] + squared[2][None, None, :]).sqrt()
-            fraction = torch.maximum(fraction, ((float(radius) - distance) / soft + 0.5).clamp(0, 1))
+            edge_mm = max(sharp, self.softness * float(radius))
+            fraction = torch.maximum(fraction, ((float(radius) - distance) / edge_mm + 0.5).clamp(0, 1))
         phase = field_shift_ppm(fraction * self.chi_ppm, tuple(fine_mm), b0_direction, padding=max(size) // 2)
         phase *= rad_per_ppm
         for i in range(3):

@@ -190,6 +190,8 @@ class DetectorTraining(Training):
         (`CMBDetectorLib.training.painted`).
     ragged : float
         Share of the crops with simulated ones put in where all of these are ragged (`simulation.sources.ragged`).
+    diffuse : float
+        Share of those of them that are not ragged where all are wide and weak (`training.implants.diffuse_microbleed`).
     vessels : float
         Share of all crops that get painted vessels.
     thickened : float
@@ -210,13 +212,14 @@ class DetectorTraining(Training):
     calcified: float = 0.3
     painted: float = 0.4
     ragged: float = 0.0
+    diffuse: float = 0.0
     vessels: float = 0.4
     thickened: float = 0.3
     without_phase: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shares = ("implanted", "calcified", "ragged", "painted", "vessels", "thickened", "without_phase")
+        shares = ("implanted", "calcified", "ragged", "diffuse", "painted", "vessels", "thickened", "without_phase")
         self._check_range(0, 1, *shares)
         self._check_range(0, math.inf, "box_weight", "prototype_weight")
         self._check_choice("head", ("proposals", "mask"))

@@ -32,6 +32,8 @@ from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
+    DIFFUSE_CALCIFICATION,
+    DIFFUSE_MICROBLEED,
     MICROBLEED,
     RAGGED_CALCIFICATION,
     RAGGED_MICROBLEED,
@@ -304,6 +306,8 @@ def _drawn(
     bleeds, calcium = (SPOT, CALCIFIED_SPOT) if painted else (MICROBLEED, CALCIFICATION)
     if not painted and config.ragged and rng.random() < config.ragged:  # 0 draws as runs before it was there did
         bleeds, calcium = RAGGED_MICROBLEED, RAGGED_CALCIFICATION
+    elif not painted and config.diffuse and rng.random() < config.diffuse:
+        bleeds, calcium = DIFFUSE_MICROBLEED, DIFFUSE_CALCIFICATION
     if with_lesions and rng.random() < config.implanted:
         case = cases[int(rng.integers(len(cases)))]
         crop = cut_thick(case, _place_in_brain(case, rng), config, rng)

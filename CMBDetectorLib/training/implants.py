@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it thr
 APART_MM = 6.0  # centers, from those of lesions and mimics that are there
 CLEAR_MM = 1.0  # surfaces, likewise
 RAGGED_MM, MOST_PPM_MM3 = 8.0, 200.0  # widest ragged source; its chi times the cube of its diameter
+DIFFUSE_MM = 8.0  # widest diffuse source
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -103,10 +104,30 @@ def _ragged(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.ra
     return ragged(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.05, 0.7)), rng, 0)
 
 
+def diffuse_microbleed(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+    """One wide, weak microbleed without a sharp edge at a place, gray where others are black."""
+    return _diffuse("microbleed", 1, center_mm, rng)
+
+
+def diffuse_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+    """One diffuse calcification at a place: a diffuse microbleed in all but the sign of its susceptibility."""
+    return _diffuse("calcification", -1, center_mm, rng)
+
+
+def _diffuse(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+    make = ragged if rng.random() < 0.5 else irregular
+    diameter_mm = float(np.exp(rng.uniform(np.log(2.0), np.log(DIFFUSE_MM))))
+    chi_ppm = float(np.exp(rng.uniform(np.log(0.04), np.log(0.4))))
+    source = make(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.3, 1.0)), rng, 0)
+    return replace(source, softness=float(rng.uniform(0.0, 1.5)))
+
+
 MICROBLEED = Kind(make=lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True, is_processed=True)
 CALCIFICATION = Kind(make=calcification, is_processed=True)
 RAGGED_MICROBLEED = Kind(make=ragged_microbleed, is_lesion=True, is_processed=True)
 RAGGED_CALCIFICATION = Kind(make=ragged_calcification, is_processed=True)
+DIFFUSE_MICROBLEED = Kind(make=diffuse_microbleed, is_lesion=True, is_processed=True)
+DIFFUSE_CALCIFICATION = Kind(make=diffuse_calcification, is_processed=True)
 SPOT, CALCIFIED_SPOT = Kind(make=spot, is_lesion=True), Kind(make=calcified_spot)
 VESSEL = Kind(make=vessel, is_compact=False)
 

@@ -16,12 +16,16 @@ from CMBDetectorLib.simulation.sources import Source, microbleed
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
+    DIFFUSE_CALCIFICATION,
+    DIFFUSE_MICROBLEED,
     RAGGED_CALCIFICATION,
     RAGGED_MICROBLEED,
     SPOT,
     VESSEL,
     Kind,
     Scan,
+    diffuse_calcification,
+    diffuse_microbleed,
     factor_on_crop,
     implant,
     ragged_calcification,
@@ -200,13 +204,37 @@ def test_a_ragged_microbleed_is_labeled_where_and_as_wide_as_it_looks(seed: int)
     assert np.linalg.norm(middle_mm - lesions.center_mm[0]) < 0.8
 
 
-def test_a_ragged_calcification_is_a_ragged_microbleed_of_opposite_phase_and_no_lesion() -> None:
+def test_a_diffuse_microbleed_is_gray_where_a_ragged_one_is_black_and_labeled_where_and_as_wide_as_it_looks() -> None:
+    image, tissue = plain_crop()
+    darkest: dict[Kind, list[float]] = {DIFFUSE_MICROBLEED: [], RAGGED_MICROBLEED: []}
+    for kind, contrasts in darkest.items():
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            changed, lesions = implant(image, tissue, NONE, NO_MIMICS, THIN, 1, rng, kind=kind)
+            if not lesions.counts.any():
+                continue
+            lost = 1 - (changed[0] + 1) / (image[0] + 1)
+            contrasts.append(float(lost.max()))
+            if kind is DIFFUSE_MICROBLEED:
+                seen_mm = np.cbrt(6 * (lost > 0.2).sum() * np.prod(SPACING_MM) / np.pi)
+                assert seen_mm == pytest.approx(lesions.diameter_mm[0], rel=0.2, abs=0.4)
+                middle_mm = np.average(np.argwhere(lost > 0.2) * SPACING_MM, axis=0, weights=lost[lost > 0.2])
+                assert np.linalg.norm(middle_mm - lesions.center_mm[0]) < 0.8
+    diffuse, ragged = darkest.values()
+    assert min(len(diffuse), len(ragged)) >= 15
+    assert np.median(diffuse) < 0.75 < 0.9 < np.median(ragged)
+
+
+@pytest.mark.parametrize(
+    ("bleeds", "calcifies"),
+    [(RAGGED_MICROBLEED, RAGGED_CALCIFICATION), (DIFFUSE_MICROBLEED, DIFFUSE_CALCIFICATION)],
+    ids=["ragged", "diffuse"],
+)
+def test_a_calcification_is_a_microbleed_of_opposite_phase_and_no_lesion(bleeds: Kind, calcifies: Kind) -> None:
     image, tissue = plain_crop()
     weak = replace(THIN, rad_per_ppm=2.0, mask_power=0)  # nothing wraps, and no mask darkens
-    bleed, lesions = implant(image, tissue, NONE, NO_MIMICS, weak, 1, np.random.default_rng(1), kind=RAGGED_MICROBLEED)
-    calcium, none = implant(
-        image, tissue, NONE, NO_MIMICS, weak, 1, np.random.default_rng(1), kind=RAGGED_CALCIFICATION
-    )
+    bleed, lesions = implant(image, tissue, NONE, NO_MIMICS, weak, 1, np.random.default_rng(1), kind=bleeds)
+    calcium, none = implant(image, tissue, NONE, NO_MIMICS, weak, 1, np.random.default_rng(1), kind=calcifies)
     assert len(lesions.center_mm) == 1
     assert len(none.center_mm) == 0
     assert np.allclose(bleed[0], calcium[0], atol=1e-4)
@@ -217,8 +245,10 @@ def test_a_ragged_calcification_is_a_ragged_microbleed_of_opposite_phase_and_no_
     assert bleed[1][r, a, s + reach] > 0
 
 
-@pytest.mark.parametrize("kind", [RAGGED_MICROBLEED, RAGGED_CALCIFICATION], ids=["microbleed", "calcification"])
-def test_the_vendor_mask_darkens_ragged_sources(kind: Kind) -> None:
+@pytest.mark.parametrize(
+    "kind", [RAGGED_MICROBLEED, RAGGED_CALCIFICATION, DIFFUSE_MICROBLEED], ids=["ragged", "calcified", "diffuse"]
+)
+def test_the_vendor_mask_darkens_sources(kind: Kind) -> None:
     image, tissue = plain_crop()
     bare, masked = (
         implant(image, tissue, NONE, NO_MIMICS, replace(THIN, mask_power=power), 1, np.random.default_rng(3), kind=kind)
@@ -227,18 +257,19 @@ def test_the_vendor_mask_darkens_ragged_sources(kind: Kind) -> None:
     assert bare[0][0].sum() > masked[0][0].sum() + 1
 
 
-@pytest.mark.parametrize("make", [ragged_microbleed, ragged_calcification])
-def test_a_ragged_source_lies_where_asked_and_seldom_looks_wider_than_a_microbleed_may(
-    make: Callable[..., Source],
-) -> None:
+@pytest.mark.parametrize("make", [ragged_microbleed, ragged_calcification, diffuse_microbleed, diffuse_calcification])
+def test_a_source_seldom_looks_wider_than_a_microbleed_may(make: Callable[..., Source]) -> None:
     wide = 0
     for seed in range(60):
-        source = make(np.full(3, 24.0), np.random.default_rng(seed))
-        assert np.allclose(source.center_mm, 24.0)
-        found = factor_on_crop(source, (96, 96, 48), THIN)
+        found = factor_on_crop(make(np.full(3, 24.0), np.random.default_rng(seed)), (96, 96, 48), THIN)
         assert found is not None
         wide += appearance(found[2], np.array(SPACING_MM), THIN.mask_power).diameter_mm > LARGEST_MM
     assert wide <= 3
+
+
+def test_a_ragged_source_lies_where_asked() -> None:
+    for seed in range(20):
+        assert np.allclose(ragged_microbleed(np.full(3, 24.0), np.random.default_rng(seed)).center_mm, 24.0)
 
 
 def test_nothing_is_put_where_a_vessel_or_air_would_hide_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,21 @@ def signal_of(sources: list[Source], rad_per_ppm: float) -> torch.Tensor:
         box, factor = found
         image[box] *= factor
     return image
+
+
+@pytest.mark.parametrize("softness", [0.0, 0.75, 1.5])
+def test_the_field_far_from_a_soft_ball_is_that_of_its_whole_susceptibility(softness: float) -> None:
+    radius_mm, chi_ppm, far_mm = 2.0, 0.5, 4.75  # a grid point on the axis
+    source = replace(ball(chi_ppm, 2 * radius_mm), softness=softness)
+    image = signal_of([source], rad_per_ppm=1.0)
+    middle = np.rint((np.zeros(3) - ORIGIN) / SPACING).astype(int)
+    pole = image[middle[0], middle[1], round((far_mm - ORIGIN[2]) / SPACING[2])]
+    # An edge that falls linearly over a width of s radii holds (1 + s^2 / 4) times what a sharp one does.
+    dipole = 2 / 3 * chi_ppm * (radius_mm / far_mm) ** 3 * (1 + softness**2 / 4)
+    assert float(pole.angle()) == pytest.approx(dipole, rel=0.05)
+    depth = (1 - image[:, middle[1], middle[2]].abs()) / (1 - source.inside_signal)
+    at_edge = np.interp(radius_mm, ORIGIN[0] + SPACING[0] * np.arange(SHAPE[0]), depth.numpy())
+    assert at_edge == pytest.approx(0.5, abs=0.1)
 
 
 def apparent_mm(source: Source, protocol: Protocol) -> float:

@@ -49,6 +49,8 @@ from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
+    DIFFUSE_CALCIFICATION,
+    DIFFUSE_MICROBLEED,
     MICROBLEED,
     RAGGED_CALCIFICATION,
     RAGGED_MICROBLEED,
@@ -136,6 +138,7 @@ def test_a_file_that_holds_no_options_of_this_run_is_refused(tmp_path: Path, tex
     [
         ('"painted": 3', "'painted' is 3; it must be a number from 0 to 1"),
         ('"ragged": true', "'ragged' is True; it must be a number"),
+        ('"diffuse": 1.5', "'diffuse' is 1.5; it must be a number from 0 to 1"),
         ('"vessels": "some"', "'vessels' is 'some'; it must be a number"),
         ('"warmup": true', "'warmup' is True; it must be a number"),
         ('"initial": "d.pt", "kept": "d1"', "'kept' is 'd1'; it must be a list of names"),
@@ -510,13 +513,14 @@ def test_calcifications_come_only_into_crops_whose_phase_can_tell_them(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("painted", "ragged", "bleeds", "calcium"),
+    ("painted", "ragged", "diffuse", "bleeds", "calcium"),
     [
-        (0.0, 0.0, MICROBLEED, CALCIFICATION),
-        (0.0, 1.0, RAGGED_MICROBLEED, RAGGED_CALCIFICATION),
-        (1.0, 1.0, SPOT, CALCIFIED_SPOT),
+        (0.0, 0.0, 0.0, MICROBLEED, CALCIFICATION),
+        (0.0, 1.0, 1.0, RAGGED_MICROBLEED, RAGGED_CALCIFICATION),
+        (0.0, 0.0, 1.0, DIFFUSE_MICROBLEED, DIFFUSE_CALCIFICATION),
+        (1.0, 1.0, 1.0, SPOT, CALCIFIED_SPOT),
     ],
-    ids=["round", "ragged", "painted"],
+    ids=["round", "ragged", "diffuse", "painted"],
 )
 @pytest.mark.parametrize("with_lesions", [True, False])
 def test_what_is_put_in_is_of_the_kind_asked_for_and_only_vessels_may_cross_mimics(
@@ -524,6 +528,7 @@ def test_what_is_put_in_is_of_the_kind_asked_for_and_only_vessels_may_cross_mimi
     monkeypatch: pytest.MonkeyPatch,
     painted: float,
     ragged: float,
+    diffuse: float,
     bleeds: Kind,
     calcium: Kind,
     with_lesions: bool,
@@ -536,23 +541,26 @@ def test_what_is_put_in_is_of_the_kind_asked_for_and_only_vessels_may_cross_mimi
 
     monkeypatch.setattr(data, "implant", recorder)
     case = replace(all_tissue(toy_case([], (96, 96, 48), diameter_mm=4)), mimics_mm=(np.array([[90.0, 90.0, 90.0]]),))
-    config = detector_training(tmp_path, painted=painted, ragged=ragged, vessels=1.0, implanted=1.0, calcified=1.0)
+    config = detector_training(
+        tmp_path, painted=painted, ragged=ragged, diffuse=diffuse, vessels=1.0, implanted=1.0, calcified=1.0
+    )
     draw_crop([case], config, np.random.default_rng(0), with_lesions=with_lesions, has_phase=True)
     assert put_in[0] == (bleeds if with_lesions else calcium, 1)
     assert put_in[-1] == (VESSEL, 0)
 
 
-def test_without_ragged_sources_nothing_is_drawn_for_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", ["ragged", "diffuse"])
+def test_where_a_kind_of_source_is_not_asked_for_nothing_is_drawn_for_it(tmp_path: Path, share: str) -> None:
     case = replace(all_tissue(toy_case([], (96, 96, 48), diameter_mm=4)), mimics_mm=(np.array([[24.0, 24.0, 24.0]]),))
-    usual, none_asked, asked = (  # painted crops have never drawn for them
+    usual, none_asked, asked = (  # painted crops have never drawn for it
         draw_crop(
             [case],
-            detector_training(tmp_path, painted=painted, ragged=ragged, calcified=0.0, vessels=0.0, thickened=0.0),
+            detector_training(tmp_path, painted=painted, calcified=0.0, vessels=0.0, thickened=0.0, **{share: asked}),
             np.random.default_rng(0),
             with_lesions=False,
             has_phase=True,
         )
-        for painted, ragged in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5))
+        for painted, asked in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5))
     )
     assert none_asked.mimics_mm.tolist() == usual.mimics_mm.tolist() != []
     assert none_asked.mimics_mm.tolist() != asked.mimics_mm.tolist()
