@@ -203,6 +203,7 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Search simulated cases and compare with their truth."""
+    from CMBDetectorLib.evaluation.cohort import CHARTS
     from CMBDetectorLib.evaluation.cohort import evaluate as evaluate_cases
 
     if options.charts:
@@ -220,8 +221,12 @@ def evaluate(options: argparse.Namespace) -> None:
         progress=_progress(options),
     )
     if options.charts:
-        draw({" and ".join(folder.name for folder in options.cases): report}, options.out / "charts.png")
+        draw({" and ".join(folder.name for folder in options.cases): report}, options.out / CHARTS)
     _end(options, json.dumps(_short(report), indent=1), out=str(options.out), report=_short(report))
+    if refused := report["not_searched"]:
+        name, why = next(iter(refused.items()))
+        count = f"{len(refused)} of {len(refused) + report['cases']} cases"
+        raise InputError(f"Not searched, and not in these figures: {count}, such as {name}. {why}")
 
 
 def ablate(options: argparse.Namespace) -> None:

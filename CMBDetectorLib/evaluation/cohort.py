@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from CMBDetectorLib.candidate import Candidate
+from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders, make_folder
@@ -36,6 +37,7 @@ CONSPICUITIES = {
 }  # fmt: skip
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 AT_BORDER, ELSEWHERE = "region, at a border", "region, elsewhere"
+CHARTS = "charts.png"  # drawn beside the report where asked for
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 
 
@@ -103,7 +105,7 @@ def evaluate(
     Raises
     ------
     InputError
-        A case cannot be read.
+        A folder of cases is not as it should be, told before the search; or no case can be searched.
     OutputError
         Nothing can be written to `out`, or an earlier evaluation lies there and `overwrite` was not asked for; told
         before the search.
@@ -113,11 +115,12 @@ def evaluate(
     dict
         Content of ``evaluation.json``: the operating point at the threshold applied, the one that validation would
         choose, sensitivity per size, region, protocol and conspicuity, Dice of the regions, how often the place of a
-        lesion found is right, and the FROC curve.
+        lesion found is right, the FROC curve, and why cases were ``not_searched``, by name: these are left out.
     """
     folders = case_folders(*cases_dirs, needed=(*NEEDED, PHASE) if with_phase else NEEDED)
     make_folder(out, "evaluation.json", overwrite)
     done: list[Evaluated] = []
+    refused: dict[str, str] = {}
     for n, (name, folder) in enumerate(folders.items()):
         progress("evaluate", n / len(folders), name)
         request = DetectionRequest(
@@ -126,8 +129,15 @@ def evaluate(
             out=out,
             settings=settings,
         )
-        done.append(Evaluated.of(name, folder, run(request, lambda *_: None, models_dir)))
-    report = figures(done, min(case.threshold for case in done))
+        try:
+            done.append(Evaluated.of(name, folder, run(request, lambda *_: None, models_dir)))
+        except InputError as problem:  # the others' searches, hours of them perhaps, are not lost for this one
+            refused[name] = str(problem)
+    if not done:
+        name, why = next(iter(refused.items()))
+        raise InputError(f"No case could be searched, such as {name}. {why}")
+    report = {**figures(done, min(case.threshold for case in done)), "not_searched": refused}
+    (out / CHARTS).unlink(missing_ok=True)  # of an earlier evaluation
     (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, report["per_case"][0], lineterminator="\n")

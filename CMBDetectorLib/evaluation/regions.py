@@ -99,6 +99,8 @@ def evaluate_regions(
     content = summary(agreements)
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
+    for earlier in out.glob("regions-*.png"):
+        earlier.unlink()
     for agreement in worst:
         picture = draw(*_segmented(folders[agreement.case], segmenter)).quantize(COLORS)
         picture.save(out / f"regions-{agreement.case}.png", optimize=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -428,6 +429,30 @@ def test_cases_are_evaluated_and_an_earlier_evaluation_is_kept(tmp_path: Path, c
     assert "is there already" in capfd.readouterr().err
 
 
+def test_a_case_that_cannot_be_searched_is_told_and_the_others_are_evaluated(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    part_of_the_sample(tmp_path / "test" / "one", 30)
+    part_of_the_sample(tmp_path / "test" / "two", 30)
+    (tmp_path / "test" / "two" / "swi.nii.gz").write_bytes(b"cut off")
+    out = tmp_path / "out"
+    out.mkdir()
+    for earlier in ("evaluation.json", "charts.png"):
+        (out / earlier).write_text("of another evaluation")
+    asked = ["evaluate", "--cases", str(tmp_path / "test"), "--out", str(out), "--overwrite", "--quiet"]
+    assert main(asked) == 2
+    told = capfd.readouterr().err
+    assert "1 of 2 cases, such as test-two." in told
+    assert str(tmp_path / "test" / "two" / "swi.nii.gz") in told
+    report = json.loads((out / "evaluation.json").read_text())
+    assert report["cases"] == 1 and list(report["not_searched"]) == ["test-two"]
+    assert not (out / "charts.png").exists()
+    shutil.rmtree(tmp_path / "test" / "one")
+    assert main(asked) == 2
+    assert "No case could be searched, such as test-two." in capfd.readouterr().err
+    assert json.loads((out / "evaluation.json").read_text()) == report
+
+
 def test_regions_are_evaluated_and_told_unless_quiet(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     part_of_the_sample(tmp_path / "test" / "one", 30)
     asked = ["evaluate-regions", "--cases", str(tmp_path / "test"), "--out", str(tmp_path / "out")]
@@ -437,4 +462,7 @@ def test_regions_are_evaluated_and_told_unless_quiet(tmp_path: Path, capfd: pyte
     assert content["cases"] == 1 and content["dice"]["lobar"]["mean"] > 0.7
     assert (tmp_path / "out" / "regions-test-one.png").exists()
     assert main(asked) == 4
+    (tmp_path / "test" / "one").rename(tmp_path / "test" / "two")
+    assert main([*asked, "--overwrite", "--quiet"]) == 0
+    assert [picture.name for picture in (tmp_path / "out").glob("*.png")] == ["regions-test-two.png"]
     assert "is there already" in capfd.readouterr().err
