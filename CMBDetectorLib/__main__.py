@@ -29,7 +29,7 @@ from CMBDetectorLib.stages import overall
 
 Progress = Callable[[str, float, str], None]
 
-DETAILS = ("froc", "per_case")  # of an evaluation: long, in its file, neither printed nor kept in a manifest
+DETAILS = ("froc", "per_case", "left_out")  # of an evaluation: in its file, neither printed nor kept in a manifest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -222,11 +222,13 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     if options.charts:
         draw({" and ".join(folder.name for folder in options.cases): report}, options.out / CHARTS)
+    if left_out := report["left_out"]:
+        name, why = next(iter(left_out.items()))
+        raise InputError(
+            f"{len(left_out)} of {len(left_out) + report['cases']} cases could not be searched. The first, {name}: "
+            f"{why} The figures of the others are in {options.out / 'evaluation.json'}."
+        )
     _end(options, json.dumps(_short(report), indent=1), out=str(options.out), report=_short(report))
-    if refused := report["not_searched"]:
-        name, why = next(iter(refused.items()))
-        count = f"{len(refused)} of {len(refused) + report['cases']} cases"
-        raise InputError(f"Not searched, and not in these figures: {count}, such as {name}. {why}")
 
 
 def ablate(options: argparse.Namespace) -> None:

@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 
 from CMBDetectorLib.candidate import Candidate
-from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.errors import InputError, OutOfMemoryError
 from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
-from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders, make_folder
+from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders, make_folder, true_regions
 from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.evaluation.overlap import compare
+from CMBDetectorLib.models import choose_device
 from CMBDetectorLib.pipeline import run
 from CMBDetectorLib.regions import Region
+from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
 from CMBDetectorLib.simulation.case import truth_of
-from CMBDetectorLib.volume import read_volume
 
 Progress = Callable[[str, float, str], None]
 SIZES_MM = {"below 2 mm": (0.0, 2.0), "2-3 mm": (2.0, 3.0), "3-5 mm": (3.0, 5.0), "5 mm or more": (5.0, np.inf)}
@@ -67,7 +68,7 @@ class Evaluated:
     @classmethod
     def of(cls, name: str, folder: Path, result: Result) -> Evaluated:
         """Join the result of a case with the truth in its folder."""
-        true, truth = read_volume(folder / "mars.nii.gz"), truth_of(folder)
+        true, truth = true_regions(folder, result.swi), truth_of(folder)
         dice, _, _ = compare(result.regions.array, true.array)
         seconds = sum(result.provenance.seconds_per_stage.values())
         standing_out = conspicuities(result.swi, true, truth["lesions"])
@@ -105,7 +106,8 @@ def evaluate(
     Raises
     ------
     InputError
-        A folder of cases is not as it should be, told before the search; or no case can be searched.
+        A folder of cases is not as it should be or there is no such device, told before the search; or no case can be
+        searched.
     OutputError
         Nothing can be written to `out`, or an earlier evaluation lies there and `overwrite` was not asked for; told
         before the search.
@@ -115,12 +117,13 @@ def evaluate(
     dict
         Content of ``evaluation.json``: the operating point at the threshold applied, the one that validation would
         choose, sensitivity per size, region, protocol and conspicuity, Dice of the regions, how often the place of a
-        lesion found is right, the FROC curve, and why cases were ``not_searched``, by name: these are left out.
+        lesion found is right, the FROC curve, and, by name, why cases were ``left_out``.
     """
+    choose_device(settings.device)
     folders = case_folders(*cases_dirs, needed=(*NEEDED, PHASE) if with_phase else NEEDED)
-    make_folder(out, "evaluation.json", overwrite)
+    replaces = make_folder(out, "evaluation.json", overwrite)
     done: list[Evaluated] = []
-    refused: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for n, (name, folder) in enumerate(folders.items()):
         progress("evaluate", n / len(folders), name)
         request = DetectionRequest(
@@ -131,18 +134,20 @@ def evaluate(
         )
         try:
             done.append(Evaluated.of(name, folder, run(request, lambda *_: None, models_dir)))
-        except InputError as problem:  # the others' searches, hours of them perhaps, are not lost for this one
-            refused[name] = str(problem)
+        except (InputError, OutOfMemoryError) as problem:  # of this scan; hours of others are not lost for it
+            left_out[name] = str(problem)
     if not done:
-        name, why = next(iter(refused.items()))
-        raise InputError(f"No case could be searched, such as {name}. {why}")
-    report = {**figures(done, min(case.threshold for case in done)), "not_searched": refused}
-    (out / CHARTS).unlink(missing_ok=True)  # of an earlier evaluation
+        name, why = next(iter(left_out.items()))
+        raise InputError(f"No case could be searched. The first, {name}: {why}")
+    report = {**figures(done, min(case.threshold for case in done)), "left_out": left_out}
     (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, report["per_case"][0], lineterminator="\n")
         table.writeheader()
         table.writerows(report["per_case"])
+    if replaces:  # charts of the earlier evaluation
+        with said_plainly(out):
+            (out / CHARTS).unlink(missing_ok=True)
     progress("evaluate", 1.0, f"{len(done)} cases")
     return report
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.simulation.case import truth_of
+from CMBDetectorLib.volume import Volume, read_volume
 
 NEEDED = ("swi.nii.gz", "mars.nii.gz")  # beside the truth
 PHASE = "phase.nii.gz"
@@ -47,11 +48,25 @@ def case_folders(*cases_dirs: Path, needed: Sequence[str] = NEEDED) -> dict[str,
     return folders
 
 
-def make_folder(out: Path, result: str, overwrite: bool) -> None:
-    """Make the folder that an evaluation goes to; raises `OutputError` where it cannot go there."""
+def true_regions(folder: Path, swi: Volume) -> Volume:
+    """MARS regions of a case; raises `InputError` where they do not lie on the grid of its SWI."""
+    path = folder / "mars.nii.gz"
+    mars = read_volume(path)
+    if mars.array.shape != swi.array.shape:
+        raise InputError(f"{path} has {mars.array.shape} voxels, the SWI {swi.array.shape}; they must be the same.")
+    return mars
+
+
+def make_folder(out: Path, result: str, overwrite: bool) -> bool:
+    """Make the folder that an evaluation goes to and tell whether an earlier one is to be replaced there.
+
+    `OutputError` where it cannot go there.
+    """
     with said_plainly(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-    if (out / result).exists() and not overwrite:
+    is_there = (out / result).exists()
+    if is_there and not overwrite:
         raise OutputError(f"{out / result} is there already. Choose another folder, or replace it with --overwrite.")
+    return is_there

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
-from CMBDetectorLib.evaluation.folders import case_folders, make_folder
+from CMBDetectorLib.evaluation.folders import case_folders, make_folder, true_regions
 from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
@@ -77,7 +77,9 @@ def evaluate_regions(
 
     Raises
     ------
-    InputError, OutputError
+    InputError
+        A case cannot be read; the first one ends the evaluation.
+    OutputError
         As `cohort.evaluate` does.
 
     Returns
@@ -99,8 +101,6 @@ def evaluate_regions(
     content = summary(agreements)
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
-    for earlier in out.glob("regions-*.png"):
-        earlier.unlink()
     for agreement in worst:
         picture = draw(*_segmented(folders[agreement.case], segmenter)).quantize(COLORS)
         picture.save(out / f"regions-{agreement.case}.png", optimize=True)
@@ -112,7 +112,7 @@ def evaluate_regions(
 def _segmented(folder: Path, segmenter: Model) -> tuple[Volume, Volume, Volume]:
     """SWI, regions found and true regions of a case."""
     swi = read_volume(folder / "swi.nii.gz")
-    return swi, segment(segmenter, swi, lambda *_: None).regions, read_volume(folder / "mars.nii.gz")
+    return swi, segment(segmenter, swi, lambda *_: None).regions, true_regions(folder, swi)
 
 
 def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:

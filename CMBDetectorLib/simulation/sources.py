@@ -47,8 +47,8 @@ class Source:
     sub_region : int
         MARS label at the center; 0 outside tissue.
     softness : float
-        Width of a ball's edge as a share of its radius, where half is reached: 0 is as sharp as the grid, 2 fades from
-        the middle on.
+        Share of the radius over which a ball fades out at its edge, 0-1: 0 is as sharp as the grid, 1 fades from the
+        middle on.
     """
 
     kind: str
@@ -108,8 +108,8 @@ class Source:
         for ball, radius in zip(self.balls_mm, self.radii_mm, strict=True):
             squared = [(axes[i] - float(ball[i])) ** 2 for i in range(3)]
             distance = (squared[0][:, None, None] + squared[1][None, :, None] + squared[2][None, None, :]).sqrt()
-            edge_mm = max(sharp, self.softness * float(radius))
-            fraction = torch.maximum(fraction, ((float(radius) - distance) / edge_mm + 0.5).clamp(0, 1))
+            edge_mm = sharp + self.softness * float(radius)
+            fraction = torch.maximum(fraction, ((float(radius) + sharp / 2 - distance) / edge_mm).clamp(0, 1))
         phase = field_shift_ppm(fraction * self.chi_ppm, tuple(fine_mm), b0_direction, padding=max(size) // 2)
         phase *= rad_per_ppm
         for i in range(3):

@@ -191,7 +191,8 @@ class DetectorTraining(Training):
     ragged : float
         Share of the crops with simulated ones put in where all of these are ragged (`simulation.sources.ragged`).
     diffuse : float
-        Share of those of them that are not ragged where all are wide and weak (`training.implants.diffuse_microbleed`).
+        Of the crops with simulated ones put in that are not ragged, the share where all of these are wide and weak
+        (`training.implants.diffuse_microbleed`).
     vessels : float
         Share of all crops that get painted vessels.
     thickened : float

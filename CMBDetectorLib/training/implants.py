@@ -30,7 +30,7 @@ FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it thr
 APART_MM = 6.0  # centers, from those of lesions and mimics that are there
 CLEAR_MM = 1.0  # surfaces, likewise
 RAGGED_MM, MOST_PPM_MM3 = 8.0, 200.0  # widest ragged source; its chi times the cube of its diameter
-DIFFUSE_MM = 8.0  # widest diffuse source
+DIFFUSE_MM = 11.0  # widest diffuse source, edge included
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -105,21 +105,20 @@ def _ragged(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.ra
 
 
 def diffuse_microbleed(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
-    """One wide, weak microbleed without a sharp edge at a place, gray where others are black."""
-    return _diffuse("microbleed", 1, center_mm, rng)
+    """One microbleed that fades out, wide and weak: mostly gray where others are black."""
+    return _diffuse("microbleed", center_mm, float(np.exp(rng.uniform(np.log(0.04), np.log(0.4)))), rng)
 
 
 def diffuse_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
-    """One diffuse calcification at a place: a diffuse microbleed in all but the sign of its susceptibility."""
-    return _diffuse("calcification", -1, center_mm, rng)
+    """One calcification that fades out, strong enough for the phase to tell it."""
+    return _diffuse("calcification", center_mm, -float(np.exp(rng.uniform(np.log(0.3), np.log(0.8)))), rng)
 
 
-def _diffuse(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
+def _diffuse(kind: str, center_mm: npt.NDArray[np.float64], chi_ppm: float, rng: np.random.Generator) -> Source:
     make = ragged if rng.random() < 0.5 else irregular
-    diameter_mm = float(np.exp(rng.uniform(np.log(2.0), np.log(DIFFUSE_MM))))
-    chi_ppm = float(np.exp(rng.uniform(np.log(0.04), np.log(0.4))))
-    source = make(kind, center_mm, diameter_mm, sign * chi_ppm, float(rng.uniform(0.3, 1.0)), rng, 0)
-    return replace(source, softness=float(rng.uniform(0.0, 1.5)))
+    diameter_mm = float(np.exp(rng.uniform(np.log(2.5), np.log(DIFFUSE_MM))))
+    source = make(kind, center_mm, diameter_mm, chi_ppm, float(rng.uniform(0.3, 1.0)), rng, 0)
+    return replace(source, softness=float(rng.uniform(0.1, 1.0)))
 
 
 MICROBLEED = Kind(make=lambda center_mm, rng: microbleed(center_mm, 0, rng), is_lesion=True, is_processed=True)

@@ -12,11 +12,12 @@ from PIL import Image
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, figures
+from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, evaluate, figures
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.folders import case_folders, make_folder
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
+from CMBDetectorLib.request import Settings
 from CMBDetectorLib.volume import Volume, write_volume
 from Testing.synthetic_result import synthetic_result
 
@@ -258,11 +259,28 @@ def test_an_earlier_evaluation_is_not_replaced_unasked(tmp_path):
     (tmp_path / "evaluation.json").write_text("earlier")
     with pytest.raises(OutputError, match=r"evaluation\.json is there already"):
         make_folder(tmp_path, "evaluation.json", overwrite=False)
-    make_folder(tmp_path, "evaluation.json", overwrite=True)
-    make_folder(tmp_path / "new" / "folder", "evaluation.json", overwrite=False)
+    assert make_folder(tmp_path, "evaluation.json", overwrite=True)
+    assert not make_folder(tmp_path / "new" / "folder", "evaluation.json", overwrite=True)
     with pytest.raises(OutputError, match="Cannot write the results"):
         make_folder(tmp_path / "evaluation.json", "evaluation.json", overwrite=True)
     assert (tmp_path / "evaluation.json").read_text() == "earlier"
+
+
+def test_true_regions_of_another_grid_are_refused_by_name(tmp_path):
+    result = synthetic_result()
+    cropped = dataclasses.replace(result.regions, array=result.regions.array[:-1])
+    write_volume(cropped, tmp_path / "mars.nii.gz")
+    (tmp_path / "truth.json").write_text(json.dumps(evaluated([1, 5], [2]).truth))
+    with pytest.raises(InputError, match=r"mars\.nii\.gz has .* voxels, the SWI"):
+        Evaluated.of("case", tmp_path, result)
+
+
+def test_a_device_that_is_not_there_is_told_before_any_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    case_folder(tmp_path / "test" / "case_0000")
+    with pytest.raises(InputError, match="torch finds no GPU"):
+        evaluate([tmp_path / "test"], tmp_path / "out", settings=Settings(device="cuda"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_result_is_joined_with_the_truth_in_its_folder(tmp_path):

@@ -555,12 +555,12 @@ def test_where_a_kind_of_source_is_not_asked_for_nothing_is_drawn_for_it(tmp_pat
     usual, none_asked, asked = (  # painted crops have never drawn for it
         draw_crop(
             [case],
-            detector_training(tmp_path, painted=painted, calcified=0.0, vessels=0.0, thickened=0.0, **{share: asked}),
+            detector_training(tmp_path, painted=painted, calcified=0.0, vessels=0.0, thickened=0.0, **{share: wanted}),
             np.random.default_rng(0),
             with_lesions=False,
             has_phase=True,
         )
-        for painted, asked in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5))
+        for painted, wanted in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5))
     )
     assert none_asked.mimics_mm.tolist() == usual.mimics_mm.tolist() != []
     assert none_asked.mimics_mm.tolist() != asked.mimics_mm.tolist()
