@@ -203,7 +203,7 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
     """Whether an image is phase rather than SWI or magnitude, in any range, filtered or not, masked or not.
 
     Magnitude has dark and quiet air, and background at the low end of its values. Phase has one of these instead:
-    air that is noise over the whole range; values on both sides of the background; both ends of the range equally
+    air that is noise over the whole range, interpolated or not; values on both sides of the background; both ends of the range equally
     full (wraps); air that a filter left smooth in the middle of the range, with values on both sides of it; or, where
     a filtered image with an offset is masked to 0, tissue closely around the middle of a range.
     """
@@ -226,8 +226,11 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
     aside = max(0.02 * (high - low), 2.5 * level)  # the air of coarse integers has a few levels around its own
     if min(np.mean(inside < background - aside), np.mean(inside > background + aside)) > 0.05:
         return True
-    air_level, smooth = np.median(values[air]), SMOOTH * (high - low)
+    lower, air_level, upper = np.percentile(values[air], (10, 50, 90))
+    smooth = SMOOTH * (high - low)
     is_in_the_middle = abs(air_level - (low + high) / 2) < 0.1 * (high - low)
+    if is_in_the_middle and max(lower - low, high - upper) < 0.25 * (high - low):  # interpolated noise: small steps
+        return True
     if not masked and is_in_the_middle and np.mean(np.abs(values[air] - air_level) < smooth) > 0.4:
         beside = (values - air_level)[np.abs(values - air_level) > smooth]
         if min(np.mean(beside < -aside), np.mean(beside > aside)) > 0.05:

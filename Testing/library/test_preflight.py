@@ -237,6 +237,17 @@ def test_masked_phase_that_leans_to_one_side_is_read() -> None:
     assert check(SWI, phase).phase is not None
 
 
+def test_phase_whose_noise_was_interpolated_is_read() -> None:
+    """With twice as many voxels in plane as were measured, noise goes up and down in small steps."""
+    random = np.random.default_rng(0)
+    real, imaginary = (ndimage.gaussian_filter(random.normal(size=SHAPE), (2, 2, 0)) for _ in range(2))
+    air = 0.9 * np.arctan2(imaginary, real)  # a filter leaves few wraps in it
+    rad = np.where(random.random(SHAPE) < 0.02, random.uniform(-np.pi, np.pi, SHAPE), random.normal(0, 0.4, SHAPE))
+    phase = PHASE.with_array(RANGES["0 to 4095"][0](np.where(HEAD, rad, air)).astype(np.float32))
+    assert check(SWI, phase).phase is not None
+    assert "swapped" in refusal(phase, SWI)
+
+
 def test_phase_whose_air_is_smooth_in_the_middle_of_the_range_is_read() -> None:
     random = np.random.default_rng(0)
     chance = random.random(SHAPE)
