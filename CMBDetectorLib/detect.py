@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -28,6 +28,8 @@ HALO_BLOCKS = 1
 TILE_BLOCKS = (1500, 400, 125)
 MOST = 300  # candidates of a scan: nobody reads more, and a network may answer weakly in thousands of places
 MOST_BOXES = 5000  # that are looked at: a network that was hardly trained answers weakly in 100,000 places
+# The second look at a scan is smoothed by 0.5 mm (standard deviation) along R, A and S.
+SMOOTHING: tuple[tuple[float, ...], ...] = ((1, 4, 6, 4, 1), (1, 4, 6, 4, 1), (1, 6, 1))
 NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 
 
@@ -65,7 +67,10 @@ def detect(
     progress: Progress,
     announce: Callable[[str], None] = lambda notice: None,
 ) -> list[Detection]:
-    """Search a scan, in smaller parts where the device has too little memory.
+    """Search a scan as it is and smoothed, in smaller parts where the device has too little memory.
+
+    The network answers twice, and the mean of its log odds and boxes counts: noise and texture that make one answer
+    too high or too low differ in the other (docs/method.md). Ours.
 
     Parameters
     ----------
@@ -76,7 +81,7 @@ def detect(
     floor : float
         Lowest probability to keep, 0-1.
     progress : callable
-        Called as ``progress("detect", fraction, message)`` before every tile; may raise `errors.Cancelled`.
+        Called as ``progress("detect", fraction, message)`` before every look at a tile; may raise `errors.Cancelled`.
     announce : callable
         Is told in a sentence when the parts had to be smaller than usual.
 
@@ -91,9 +96,10 @@ def detect(
         Not even the smallest parts fit.
     """
     array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
+    looks = (array, smoothed(array))
     for largest in TILE_BLOCKS:
         try:
-            boxes = _boxes(model, array, largest, floor, progress)
+            boxes = _boxes(model, looks, largest, floor, progress)
             break
         except RuntimeError as problem:
             if not is_want_of_device_memory(problem):
@@ -170,13 +176,34 @@ def _part(array: torch.Tensor, spans: tuple[Span, Span, Span]) -> torch.Tensor:
     return array[(slice(None), *(slice(*span) for span in spans))]
 
 
-def _boxes(model: Model, array: torch.Tensor, largest: int, floor: float, progress: Progress) -> Boxes | None:
+def smoothed(array: torch.Tensor) -> torch.Tensor:
+    """Network input (3, R, A, S) whose SWI and phase are averaged with their neighbors in the brain (`SMOOTHING`)."""
+    inside = array[0] != 0
+    parts = torch.stack([array[0], array[1], inside.float()])
+    for axis, weights in enumerate(SMOOTHING, start=1):
+        total = parts * (max(weights) / sum(weights))
+        for step in range(1, len(weights) // 2 + 1):
+            share = weights[len(weights) // 2 + step] / sum(weights)
+            length = parts.shape[axis] - step
+            for here, there in ((0, step), (step, 0)):
+                total.narrow(axis, here, length).add_(parts.narrow(axis, there, length), alpha=share)
+        parts = total
+    within = torch.where(inside, parts[2], 1.0)
+    return torch.cat([parts[:2] / within * inside, array[2:]])
+
+
+def _boxes(
+    model: Model, looks: tuple[torch.Tensor, ...], largest: int, floor: float, progress: Progress
+) -> Boxes | None:
     """Boxes of all tiles, duplicates included; None where no tile has any brain."""
-    todo = [tile for tile in tiles(array.shape[1:], largest) if _part(array[:1], tile.kept).any()]
+    todo = [tile for tile in tiles(looks[0].shape[1:], largest) if _part(looks[0][:1], tile.kept).any()]
     found = []
     for done, tile in enumerate(todo):
-        progress("detect", done / len(todo), f"Searching part {done + 1} of {len(todo)}")
-        found.append(_search(model, array, tile, floor))
+        answers = []
+        for n, look in enumerate(looks):
+            progress("detect", (done + n / len(looks)) / len(todo), f"Searching part {done + 1} of {len(todo)}")
+            answers.append(answer(model, look, tile))
+        found.append(_decoded(answers, tile, floor))
     if not found:
         return None
     probability, center_mm, diameter_mm = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -192,12 +219,12 @@ def answer(model: Model, array: torch.Tensor, tile: Tile) -> Any:
         return model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
 
 
-def _search(model: Model, array: torch.Tensor, tile: Tile, floor: float) -> Boxes:
+def _decoded(answers: Sequence[tuple[torch.Tensor, torch.Tensor]], tile: Tile, floor: float) -> Boxes:
     """Probability (N,), center (N, 3) in mm from the center of voxel 0, and diameter (N,) of the boxes in one tile."""
-    logits, boxes = answer(model, array, tile)
+    logits, boxes = (torch.stack(each).float().mean(dim=0) for each in zip(*answers, strict=True))
     first = [kept[0] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
     last = [kept[1] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
-    cells = (..., *(slice(a // step, b // step) for a, b, step in zip(first, last, STRIDE, strict=True)))
-    probability, center_mm, diameter_mm = decode(logits[0][cells], boxes[0][cells], floor)
+    r, a, s = (slice(start // step, stop // step) for start, stop, step in zip(first, last, STRIDE, strict=True))
+    probability, center_mm, diameter_mm = decode(logits[0, ..., r, a, s], boxes[0, ..., r, a, s], floor)
     corner_mm = np.array([span[0] for span in tile.kept]) * SPACING_MM
     return probability, center_mm + corner_mm, diameter_mm

@@ -203,9 +203,9 @@ def _looks_like_phase(array: npt.NDArray) -> bool:
     """Whether an image is phase rather than SWI or magnitude, in any range, filtered or not, masked or not.
 
     Magnitude has dark and quiet air, and background at the low end of its values. Phase has one of these instead:
-    air that is noise over the whole range, interpolated or not; values on both sides of the background; both ends of the range equally
-    full (wraps); air that a filter left smooth in the middle of the range, with values on both sides of it; or, where
-    a filtered image with an offset is masked to 0, tissue closely around the middle of a range.
+    air that is noise over the whole range, interpolated or not; values on both sides of the background; both ends of
+    the range equally full (wraps); air that a filter left smooth in the middle of the range, with values on both sides
+    of it; or, where a filtered image with an offset is masked to 0, tissue closely around the middle of a range.
     """
     values = _sample(array)
     low, high = np.percentile(values, (0.1, 99.9))

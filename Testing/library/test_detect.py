@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from CMBDetectorLib import models
-from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, tiles
+from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, smoothed, tiles
 from CMBDetectorLib.errors import Cancelled, DeviceMemoryError
 from CMBDetectorLib.models import Model
-from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
+from CMBDetectorLib.networks.anchors import MULTIPLE, SPACING_MM, STRIDE, decode
 from CMBDetectorLib.phase import high_pass
 from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.preprocessing import NetworkInput, detector_input
@@ -91,15 +91,18 @@ def test_too_little_memory_means_smaller_parts_the_same_detections_and_a_notice(
     assert notices == ["The memory of the GPU was scarce, so the brain was searched in smaller parts."]
     assert "Too little memory; searching in smaller parts" in told
 
-    whole = np.pad(array, [(0, 0), *((0, -n % multiple) for n, multiple in zip(shape, MULTIPLE, strict=True))])
+    margins = [(0, 0), *((0, -n % multiple) for n, multiple in zip(shape, MULTIPLE, strict=True))]
+    looks = [np.pad(look, margins) for look in (array, smoothed(torch.from_numpy(array)).numpy())]
     with torch.inference_mode():
-        logits, boxes = module(torch.from_numpy(whole[None]))
+        answers = [module(torch.from_numpy(look[None])) for look in looks]
+    logits, boxes = (sum(parts) / 2 for parts in zip(*answers, strict=True))
     probability, center_mm, diameter_mm = decode(logits, boxes, 0.5)
     kept = keep_strongest(probability, center_mm, diameter_mm)
     assert len(kept) > 20
-    assert np.allclose([d.probability for d in found], probability[kept], atol=1e-5)
-    assert np.allclose([d.center_ras_mm for d in found], center_mm[kept], atol=1e-4)
-    assert np.allclose([d.diameter_mm for d in found], diameter_mm[kept], atol=1e-4)
+    rows = np.array([(*d.center_ras_mm, d.diameter_mm, d.probability) for d in found])
+    expected = np.column_stack([center_mm, diameter_mm, probability])[kept]
+    found_rows, expected_rows = (each[each[:, :3].sum(axis=1).argsort()] for each in (rows, expected))
+    assert np.allclose(found_rows, expected_rows, atol=1e-4)  # near ties may swap places
 
 
 def test_where_the_smallest_parts_do_not_fit_the_gpu_is_named() -> None:
@@ -135,6 +138,41 @@ def test_a_dark_spot_is_found_where_it_lies_in_the_patient() -> None:
     assert np.allclose(only.center_ras_mm, (TO_RAS @ [277.5, 21.5, 10.5, 1])[:3])
     assert only.diameter_mm == pytest.approx(5.0)
     assert only.probability > 0.99
+
+
+def test_smoothing_spreads_a_point_by_half_a_millimeter_along_every_axis_and_keeps_its_sum() -> None:
+    array = torch.full((3, 41, 41, 41), 1e-12)
+    array[0, 20, 20, 20], array[2] = 1.0, 0.25
+    swi, phase, spacing = smoothed(array)
+    assert float(swi.sum()) == pytest.approx(1.0, abs=1e-5)
+    for axis, spacing_mm in enumerate(SPACING_MM):
+        profile = swi.sum(dim=[other for other in range(3) if other != axis])
+        variance_mm2 = float((profile * (spacing_mm * (torch.arange(41) - 20.0)) ** 2).sum())
+        assert np.sqrt(variance_mm2) == pytest.approx(0.5, abs=1e-3)
+    assert float(phase.max()) < 1e-10
+    assert (spacing == 0.25).all()
+
+
+def test_smoothing_neither_darkens_the_edge_of_the_brain_nor_reaches_beyond_it() -> None:
+    array = torch.full((3, 32, 32, 16), 0.3)
+    array[:, :9] = 0
+    assert torch.allclose(smoothed(array), array)
+
+
+def test_a_detection_has_the_mean_log_odds_of_the_scan_as_it_is_and_smoothed() -> None:
+    rng = np.random.default_rng(0)
+    array = np.full((2, 64, 64, 32), 1e-6, np.float32)
+    array[0] += rng.choice([-1.0, 1.0], array[0].shape)
+    array[0, 28:32, 28:32, 14:16] = -1  # one black cell
+    module = Darkness()
+    strongest, *_ = detect(model_of(module), NetworkInput(array, TO_RAS), 0.5, quiet)
+    plain, smooth = (
+        float(module(look[None])[0].max()) for look in (torch.from_numpy(array), smoothed(torch.from_numpy(array)))
+    )
+    assert smooth < plain - 2
+    assert math.log(strongest.probability / (1 - strongest.probability)) == pytest.approx(
+        (plain + smooth) / 2, abs=1e-3
+    )
 
 
 def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> None:
