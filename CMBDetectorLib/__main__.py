@@ -272,6 +272,9 @@ def export(options: argparse.Namespace) -> None:
     from CMBDetectorLib.training.export import export_model, update_manifest
 
     reports = {file.stem: read_json(file) for file in options.figures or ()}  # before a network is replaced
+    for file in options.figures or ():
+        if reports[file.stem].get("left_out"):
+            raise InputError(f"{file} leaves cases out. Mend or remove them, evaluate again, and give that report.")
     folder = options.models or resources_dir() / "Models"
     manifest = export_model(
         options.network,

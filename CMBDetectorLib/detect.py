@@ -96,10 +96,11 @@ def detect(
         Not even the smallest parts fit.
     """
     array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
-    looks = (array, smoothed(array))
+    progress("detect", 0.0, "Smoothing the scan")
+    both = looks(array)
     for largest in TILE_BLOCKS:
         try:
-            boxes = _boxes(model, looks, largest, floor, progress)
+            boxes = _boxes(model, both, largest, floor, progress)
             break
         except RuntimeError as problem:
             if not is_want_of_device_memory(problem):
@@ -176,8 +177,16 @@ def _part(array: torch.Tensor, spans: tuple[Span, Span, Span]) -> torch.Tensor:
     return array[(slice(None), *(slice(*span) for span in spans))]
 
 
+def looks(array: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Network input (3, R, A, S) as it is and smoothed: what `detect` shows to the network, one after the other."""
+    return array, smoothed(array)
+
+
 def smoothed(array: torch.Tensor) -> torch.Tensor:
-    """Network input (3, R, A, S) whose SWI and phase are averaged with their neighbors in the brain (`SMOOTHING`)."""
+    """Network input (3, R, A, S) whose SWI and phase are averaged with their neighbors in the brain (`SMOOTHING`).
+
+    Phase is averaged as a number: where it wraps, it comes out between. The figures in docs/models.md are of that.
+    """
     inside = array[0] != 0
     parts = torch.stack([array[0], array[1], inside.float()])
     for axis, weights in enumerate(SMOOTHING, start=1):
@@ -188,20 +197,18 @@ def smoothed(array: torch.Tensor) -> torch.Tensor:
             for here, there in ((0, step), (step, 0)):
                 total.narrow(axis, here, length).add_(parts.narrow(axis, there, length), alpha=share)
         parts = total
-    within = torch.where(inside, parts[2], 1.0)
-    return torch.cat([parts[:2] / within * inside, array[2:]])
+    parts[:2].div_(parts[2].clamp(min=1e-3)).mul_(inside)
+    return torch.cat([parts[:2], array[2:]])
 
 
-def _boxes(
-    model: Model, looks: tuple[torch.Tensor, ...], largest: int, floor: float, progress: Progress
-) -> Boxes | None:
+def _boxes(model: Model, shown: Sequence[torch.Tensor], largest: int, floor: float, progress: Progress) -> Boxes | None:
     """Boxes of all tiles, duplicates included; None where no tile has any brain."""
-    todo = [tile for tile in tiles(looks[0].shape[1:], largest) if _part(looks[0][:1], tile.kept).any()]
+    todo = [tile for tile in tiles(shown[0].shape[1:], largest) if _part(shown[0][:1], tile.kept).any()]
     found = []
     for done, tile in enumerate(todo):
         answers = []
-        for n, look in enumerate(looks):
-            progress("detect", (done + n / len(looks)) / len(todo), f"Searching part {done + 1} of {len(todo)}")
+        for n, look in enumerate(shown):
+            progress("detect", (done + n / len(shown)) / len(todo), f"Searching part {done + 1} of {len(todo)}")
             answers.append(answer(model, look, tile))
         found.append(_decoded(answers, tile, floor))
     if not found:

@@ -49,7 +49,7 @@ def case_folders(*cases_dirs: Path, needed: Sequence[str] = NEEDED) -> dict[str,
 
 
 def true_regions(folder: Path, swi: Volume) -> Volume:
-    """MARS regions of a case; raises `InputError` where they do not lie on the grid of its SWI."""
+    """MARS regions of a case; raises `InputError` where they have other voxels than its SWI."""
     path = folder / "mars.nii.gz"
     mars = read_volume(path)
     if mars.array.shape != swi.array.shape:

@@ -30,7 +30,7 @@ FINE_MM = np.array([0.5, 0.5, 0.5])  # the crop's voxel in plane, half of it thr
 APART_MM = 6.0  # centers, from those of lesions and mimics that are there
 CLEAR_MM = 1.0  # surfaces, likewise
 RAGGED_MM, MOST_PPM_MM3 = 8.0, 200.0  # widest ragged source; its chi times the cube of its diameter
-DIFFUSE_MM = 11.0  # widest diffuse source, edge included
+DIFFUSE_MM = 10.0  # widest diffuse source, edge included
 DARK, DARK_MM = -0.3, 1.5  # where the SWI within so many mm is darker, a vessel or air hides what is put in
 FILTER_MM = (2.0, 4.0)  # resolution of the low-pass: the vendor's, which nobody tells, and ours after it
 
@@ -106,12 +106,12 @@ def _ragged(kind: str, sign: int, center_mm: npt.NDArray[np.float64], rng: np.ra
 
 def diffuse_microbleed(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
     """One microbleed that fades out, wide and weak: mostly gray where others are black."""
-    return _diffuse("microbleed", center_mm, float(np.exp(rng.uniform(np.log(0.04), np.log(0.4)))), rng)
+    return _diffuse("microbleed", center_mm, float(np.exp(rng.uniform(np.log(0.04), np.log(0.5)))), rng)
 
 
 def diffuse_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
     """One calcification that fades out, strong enough for the phase to tell it."""
-    return _diffuse("calcification", center_mm, -float(np.exp(rng.uniform(np.log(0.3), np.log(0.8)))), rng)
+    return _diffuse("calcification", center_mm, -float(np.exp(rng.uniform(np.log(0.25), np.log(0.5)))), rng)
 
 
 def _diffuse(kind: str, center_mm: npt.NDArray[np.float64], chi_ppm: float, rng: np.random.Generator) -> Source:

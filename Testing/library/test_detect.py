@@ -186,16 +186,17 @@ def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> Non
     assert detect(model_of(Refuses()), empty, 0.1, quiet) == []
 
 
-def test_a_cancel_stops_between_tiles() -> None:
+@pytest.mark.parametrize(("after", "answered"), [(0.0, 1), (0.3, 2)], ids=["looks", "tiles"])
+def test_a_cancel_stops_between_looks_and_between_tiles(after: float, answered: int) -> None:
     def cancel(stage: str, fraction: float, message: str) -> None:
-        if fraction > 0:
+        if fraction > after:
             raise Cancelled
 
     array = -np.ones((2, 4200, 32, 16), np.float32)
     scarce = Scarce(Darkness(), TILE_BLOCKS[-1])
     with pytest.raises(Cancelled):
         detect(model_of(scarce), NetworkInput(array, TO_RAS), 0.1, cancel)
-    assert scarce.answered == 1
+    assert scarce.answered == answered
 
 
 def test_bfloat16_loses_no_lesion_and_moves_no_probability_by_more_than_002(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from scipy import ndimage
 
 from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.preflight import Preflight, check
+from CMBDetectorLib.preflight import Preflight, _looks_like_phase, check
 from CMBDetectorLib.volume import Acquisition, Volume, read_volume, write_volume
 
 SPACING_MM = np.array([2.0, 2.0, 3.0])
@@ -246,6 +246,17 @@ def test_phase_whose_noise_was_interpolated_is_read() -> None:
     phase = PHASE.with_array(RANGES["0 to 4095"][0](np.where(HEAD, rad, air)).astype(np.float32))
     assert check(SWI, phase).phase is not None
     assert "swapped" in refusal(phase, SWI)
+
+
+@pytest.mark.parametrize("cut_mm", [0, 8, 20])
+def test_swi_cut_to_the_head_is_not_taken_for_phase(cut_mm: float) -> None:
+    inside = np.argwhere(HEAD)
+    first, last = inside.min(axis=0), inside.max(axis=0) + 1
+    margin = np.round(cut_mm / SPACING_MM).astype(int)
+    box = tuple(slice(a + m, b - m) for a, b, m in zip(first, last, margin, strict=True))
+    for stored in STORED.values():
+        scan = SWI.with_array(stored(head(seed=5)).astype(np.float32))
+        assert not _looks_like_phase(scan.array[box])
 
 
 def test_phase_whose_air_is_smooth_in_the_middle_of_the_range_is_read() -> None:
