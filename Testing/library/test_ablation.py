@@ -16,7 +16,7 @@ from PIL import Image
 
 from CMBDetectorLib.__main__ import main
 from CMBDetectorLib.candidate import Candidate, PhaseEvidence
-from CMBDetectorLib.detect import Detection, tiles
+from CMBDetectorLib.detect import Detection, looks, tiles
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation import components as tiles_module
 from CMBDetectorLib.evaluation import features
@@ -133,10 +133,10 @@ def test_the_mask_of_a_scan_is_the_same_as_that_of_its_only_tile() -> None:
     network = PlainUNet()
     seen = scan((28, 32, 14), [((7.0, 8.0, 6.0), 4.5, -0.7)])
     found = mask_probability(ready(network), seen)
-    padded = np.zeros((1, 3, 32, 32, 16), np.float32)
-    padded[0, :, :28, :, :14] = seen.array
+    padded = torch.zeros((2, 3, 32, 32, 16))
+    padded[:, :, :28, :, :14] = torch.stack(looks(torch.from_numpy(seen.array)))
     with torch.no_grad():
-        expected = torch.sigmoid(network.eval()(torch.from_numpy(padded)))[0].numpy()
+        expected = torch.sigmoid(network.eval()(padded).mean(dim=0)).numpy()
     assert found.shape == (14, 16, 14)
     assert np.allclose(found, expected[:14, :, :14], atol=1e-5)
 
@@ -154,8 +154,8 @@ def test_a_mask_of_several_tiles_has_no_seams_and_no_gaps(monkeypatch: pytest.Mo
     shape = (160, 134, 61)
     seen = NetworkInput(rng.uniform(0.1, 1, (3, *shape)).astype(np.float32), np.eye(4))
     assert len(list(tiles(shape, 27))) > 4
-    whole = torch.from_numpy(seen.array[None])
-    expected = torch.sigmoid(Darkness()(whole))[0].numpy()
+    shown = torch.stack(looks(torch.from_numpy(seen.array)))
+    expected = torch.sigmoid(Darkness()(shown).mean(dim=0)).numpy()
     assert np.allclose(mask_probability(ready(Darkness()), seen), expected, atol=1e-6)
 
 
