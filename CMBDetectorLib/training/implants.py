@@ -111,7 +111,7 @@ def diffuse_microbleed(center_mm: npt.NDArray[np.float64], rng: np.random.Genera
 
 def diffuse_calcification(center_mm: npt.NDArray[np.float64], rng: np.random.Generator) -> Source:
     """One calcification that fades out, strong enough for the phase to tell it."""
-    return _diffuse("calcification", center_mm, -float(np.exp(rng.uniform(np.log(0.25), np.log(0.5)))), rng)
+    return _diffuse("calcification", center_mm, -float(np.exp(rng.uniform(np.log(0.3), np.log(0.6)))), rng)
 
 
 def _diffuse(kind: str, center_mm: npt.NDArray[np.float64], chi_ppm: float, rng: np.random.Generator) -> Source:
