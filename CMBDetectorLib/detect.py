@@ -1,4 +1,4 @@
-"""Where the detector sees microbleeds: over the brain at once or tile by tile, one detection per lesion."""
+"""Where the detector sees microbleeds: two looks at the brain, at once or tile by tile; one detection per lesion."""
 
 from __future__ import annotations
 

@@ -42,6 +42,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
         "output": {
             "logits": "(B, 3, R/4, A/4, S/2): objectness of anchors of 2.5, 5 and 10 mm before the sigmoid",
             "boxes": "(B, 3, 4, R/4, A/4, S/2): offset along R, A, S in anchor diameters, log(diameter / anchor)",
+            "probability": "what the threshold is for: sigmoid of the mean logits of the input as it is and "
+            "smoothed by 0.5 mm (detect.looks)",
         },
     },
     "segmenter": {
