@@ -11,7 +11,7 @@ from CMBDetectorLib.errors import OutOfMemoryError
 
 # What a search with phase takes, 10^9 bytes, and bytes more per voxel of the SWI: a little above the resident sets
 # measured on one brain in 4 to 210 million voxels (0.9 to 4.3 GB, with a smaller detector). With the present one, in
-# float32, it was 3.2 GB where a tile of 990 blocks is read; of 1200, an ordinary brain, that makes about 3.6 GB.
+# float32, it was 3.3 GB where a tile of 990 blocks is read; of 1200, an ordinary brain, that makes about 3.7 GB.
 PREPARING = 1.2, 20  # grows with the scan
 DETECTING = 3.7, 12  # in float32; grows with the brain, up to the largest tile (`detect.TILE_BLOCKS`)
 
