@@ -1,25 +1,25 @@
-"""Where the detector sees microbleeds: two looks at the brain, at once or tile by tile; one detection per lesion."""
+"""Where the detector sees microbleeds: the brain at three scales, at once or in tiles; one detection per lesion."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from CMBDetectorLib.errors import DeviceMemoryError, is_want_of_device_memory
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, SPACING_MM, STRIDE, decode
 from CMBDetectorLib.preprocessing import NetworkInput
+from CMBDetectorLib.scales import SCALES, at_full_size, scaled
 
 Progress = Callable[[str, float, str], None]
 Span = tuple[int, int]  # from, to (exclusive)
-Boxes = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 # In blocks of `MULTIPLE` voxels, 16 mm each: a tile shares one block with each neighbor.
 HALO_BLOCKS = 1
@@ -28,8 +28,7 @@ HALO_BLOCKS = 1
 TILE_BLOCKS = (1500, 400, 125)
 MOST = 300  # candidates of a scan: nobody reads more, and a network may answer weakly in thousands of places
 MOST_BOXES = 5000  # that are looked at: a network that was hardly trained answers weakly in 100,000 places
-# The second look at a scan is smoothed by 0.5 mm (standard deviation) along R, A and S.
-SMOOTHING: tuple[tuple[float, ...], ...] = ((1, 4, 6, 4, 1), (1, 4, 6, 4, 1), (1, 6, 1))
+NOTHING = -30.0  # log odds where there is no brain
 NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 
 
@@ -67,10 +66,10 @@ def detect(
     progress: Progress,
     announce: Callable[[str], None] = lambda notice: None,
 ) -> list[Detection]:
-    """Search a scan as it is and smoothed, in smaller parts where the device has too little memory.
+    """Search a scan as it is and shrunk, in smaller parts where the device has too little memory.
 
-    The network answers twice, and the mean of its log odds and boxes counts: noise and texture that make one answer
-    too high or too low differ in the other (docs/method.md). Ours.
+    The network answers at every scale of `scales.SCALES`, and the mean of its log odds and boxes counts: noise and fine
+    texture that mislead one answer differ in the others (docs/method.md). Ours.
 
     Parameters
     ----------
@@ -96,11 +95,12 @@ def detect(
         Not even the smallest parts fit.
     """
     array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
-    progress("detect", 0.0, "Smoothing the scan")
-    both = looks(array)
+    if not array[0].any():
+        progress("detect", 1.0, "There is no brain to search")
+        return []
     for largest in TILE_BLOCKS:
         try:
-            boxes = _boxes(model, both, largest, floor, progress)
+            answer = mean_answer(model, array, STRIDE, largest, progress)
             break
         except RuntimeError as problem:
             if not is_want_of_device_memory(problem):
@@ -111,9 +111,7 @@ def detect(
     if largest != TILE_BLOCKS[0]:
         announce("The memory of the GPU was scarce, so the brain was searched in smaller parts.")
     progress("detect", 1.0, "Searched the whole brain")
-    if boxes is None:
-        return []
-    probability, center_mm, diameter_mm = boxes
+    probability, center_mm, diameter_mm = decode(answer[:, 0], answer[:, 1:], floor)
     kept = keep_strongest(probability, center_mm, diameter_mm)
     matrix = network_input.ijk_to_ras
     center_ras_mm = (center_mm[kept] / SPACING_MM) @ matrix[:3, :3].T + matrix[:3, 3]
@@ -173,65 +171,69 @@ def _spans(blocks: int, count: int, multiple: int) -> Iterator[tuple[Span, Span]
         yield read, (start * multiple, stop * multiple)
 
 
-def _part(array: torch.Tensor, spans: tuple[Span, Span, Span]) -> torch.Tensor:
-    return array[(slice(None), *(slice(*span) for span in spans))]
+def mean_answer(
+    model: Model,
+    array: Tensor,
+    stride: tuple[int, int, int],
+    largest: int = TILE_BLOCKS[0],
+    progress: Progress = lambda stage, fraction, message: None,
+) -> Tensor:
+    """Mean of what the network answers to its input (3, R, A, S) at every scale, on the cells of the full size.
 
-
-def looks(array: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Network input (3, R, A, S) as it is and smoothed: what `detect` shows to the network, one after the other."""
-    return array, smoothed(array)
-
-
-def smoothed(array: torch.Tensor) -> torch.Tensor:
-    """Network input (3, R, A, S) whose SWI and phase are averaged with their neighbors in the brain (`SMOOTHING`).
-
-    Phase is averaged as a number: where it wraps, it comes out between. The figures in docs/models.md are of that.
+    `stride` is the number of voxels per cell of the answer. (N, C, cells) as in `scales.at_full_size`.
     """
-    inside = array[0] != 0
-    parts = torch.stack([array[0], array[1], inside.float()])
-    for axis, weights in enumerate(SMOOTHING, start=1):
-        total = parts * (max(weights) / sum(weights))
-        for step in range(1, len(weights) // 2 + 1):
-            share = weights[len(weights) // 2 + step] / sum(weights)
-            length = parts.shape[axis] - step
-            for here, there in ((0, step), (step, 0)):
-                total.narrow(axis, here, length).add_(parts.narrow(axis, there, length), alpha=share)
-        parts = total
-    parts[:2].div_(parts[2].clamp(min=1e-3)).mul_(inside)
-    return torch.cat([parts[:2], array[2:]])
+    cells = _cells(array.shape[1:], stride)
+    answers = []
+    for n, scale in enumerate(SCALES):
+        before, work, total = (sum(each**3 for each in scales) for scales in (SCALES[:n], (scale,), SCALES))
+        shown = scaled(array, scale)
+        todo = [tile for tile in tiles(shown.shape[1:], largest) if _part(shown[:1], tile.kept).any()]
+        if not todo:  # a speck that no voxel of this scale shows
+            continue
+        found = []
+        for done, tile in enumerate(todo):
+            message = f"Searching part {done + 1} of {len(todo)}, look {n + 1} of {len(SCALES)}"
+            progress("detect", (before + work * done / len(todo)) / total, message)
+            found.append((tile, _kept_answer(model, shown, tile, stride)))
+        answers.append(at_full_size(_joined(found, shown.shape[1:], stride), scale, cells))
+    return torch.stack(answers).mean(dim=0)
 
 
-def _boxes(model: Model, shown: Sequence[torch.Tensor], largest: int, floor: float, progress: Progress) -> Boxes | None:
-    """Boxes of all tiles, duplicates included; None where no tile has any brain."""
-    todo = [tile for tile in tiles(shown[0].shape[1:], largest) if _part(shown[0][:1], tile.kept).any()]
-    found = []
-    for done, tile in enumerate(todo):
-        answers = []
-        for n, look in enumerate(shown):
-            progress("detect", (done + n / len(shown)) / len(todo), f"Searching part {done + 1} of {len(todo)}")
-            answers.append(answer(model, look, tile))
-        found.append(_decoded(answers, tile, floor))
-    if not found:
-        return None
-    probability, center_mm, diameter_mm = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return probability, center_mm, diameter_mm
+def _part(array: Tensor, spans: tuple[Span, Span, Span]) -> Tensor:
+    r, a, s = (slice(*span) for span in spans)
+    return array[..., r, a, s]
 
 
-def answer(model: Model, array: torch.Tensor, tile: Tile) -> Any:
-    """Give what the network answers to the voxels that a tile reads, zeros beyond the input (C, R, A, S)."""
+def _kept_answer(model: Model, array: Tensor, tile: Tile, stride: tuple[int, int, int]) -> Tensor:
+    """What the network answers to a tile, (N, C, cells), without the halo; beyond the input it reads zeros."""
     x = torch.zeros((1, len(array), *(stop - start for start, stop in tile.read)))
     part = _part(array, tile.read)
     x[0, :, : part.shape[1], : part.shape[2], : part.shape[3]] = part
     with torch.inference_mode():
-        return model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
+        answer = model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
+    if isinstance(answer, Tensor):  # a mask: log odds alone
+        joined = answer[None]
+    else:
+        logits, boxes = answer
+        joined = torch.cat((logits[0][:, None], boxes[0]), dim=1)
+    kept = ((start - read[0], stop - read[0]) for (start, stop), read in zip(tile.kept, tile.read, strict=True))
+    return _part(joined, _in_cells(kept, stride)).float().cpu()
 
 
-def _decoded(answers: Sequence[tuple[torch.Tensor, torch.Tensor]], tile: Tile, floor: float) -> Boxes:
-    """Probability (N,), center (N, 3) in mm from the center of voxel 0, and diameter (N,) of the boxes in one tile."""
-    logits, boxes = (torch.stack(each).float().mean(dim=0) for each in zip(*answers, strict=True))
-    first = [kept[0] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
-    last = [kept[1] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
-    r, a, s = (slice(start // step, stop // step) for start, stop, step in zip(first, last, STRIDE, strict=True))
-    probability, center_mm, diameter_mm = decode(logits[0, ..., r, a, s], boxes[0, ..., r, a, s], floor)
-    corner_mm = np.array([span[0] for span in tile.kept]) * SPACING_MM
-    return probability, center_mm + corner_mm, diameter_mm
+def _joined(found: list[tuple[Tile, Tensor]], shape: tuple[int, ...], stride: tuple[int, int, int]) -> Tensor:
+    """Answers to the tiles put together; `NOTHING` where no tile has any brain."""
+    whole = torch.zeros((*found[0][1].shape[:2], *_cells(shape, stride)))
+    whole[:, 0] = NOTHING
+    for tile, answer in found:
+        _part(whole, _in_cells(tile.kept, stride)).copy_(answer)
+    return whole
+
+
+def _in_cells(spans: Iterable[Span], stride: tuple[int, int, int]) -> tuple[Span, Span, Span]:
+    r, a, s = ((start // step, stop // step) for (start, stop), step in zip(spans, stride, strict=True))
+    return r, a, s
+
+
+def _cells(shape: Iterable[int], stride: tuple[int, int, int]) -> list[int]:
+    """Cells that the network answers for, its input being filled up to whole blocks."""
+    return [-(-n // multiple) * multiple // step for n, multiple, step in zip(shape, MULTIPLE, stride, strict=True)]

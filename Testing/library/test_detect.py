@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from CMBDetectorLib import models
-from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, smoothed, tiles
+from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, tiles
 from CMBDetectorLib.errors import Cancelled, DeviceMemoryError
 from CMBDetectorLib.models import Model
-from CMBDetectorLib.networks.anchors import MULTIPLE, SPACING_MM, STRIDE, decode
+from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
 from CMBDetectorLib.phase import high_pass
 from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.preprocessing import NetworkInput, detector_input
 from CMBDetectorLib.resampling import crop
+from CMBDetectorLib.scales import SCALES, scaled
 from CMBDetectorLib.volume import read_volume
+from Testing.every_scale import mean_of_looks
 from Testing.small_scan import SAMPLE
 
 TO_RAS = np.array([[0.5, 0, 0, -60.25], [0, 0.48, -0.2, 11.5], [0, 0.14, 0.98, -3.0], [0, 0, 0, 1]])
@@ -68,6 +70,12 @@ def model_of(module: nn.Module) -> Model:
     return Model(module.eval(), {}, torch.device("cpu"), torch.float32, "cpu, float32")  # type: ignore[arg-type]
 
 
+def joined(answer: tuple[Tensor, Tensor]) -> Tensor:
+    """Logits and boxes of one image as (anchors, 5, cells)."""
+    logits, boxes = answer
+    return torch.cat((logits[0][:, None], boxes[0]), dim=1)
+
+
 def quiet(stage: str, fraction: float, message: str) -> None:
     assert stage == "detect" and 0 <= fraction <= 1 and message
 
@@ -91,12 +99,8 @@ def test_too_little_memory_means_smaller_parts_the_same_detections_and_a_notice(
     assert notices == ["The memory of the GPU was scarce, so the brain was searched in smaller parts."]
     assert "Too little memory; searching in smaller parts" in told
 
-    margins = [(0, 0), *((0, -n % multiple) for n, multiple in zip(shape, MULTIPLE, strict=True))]
-    looks = [np.pad(look, margins) for look in (array, smoothed(torch.from_numpy(array)).numpy())]
-    with torch.inference_mode():
-        answers = [module(torch.from_numpy(look[None])) for look in looks]
-    logits, boxes = (sum(parts) / 2 for parts in zip(*answers, strict=True))
-    probability, center_mm, diameter_mm = decode(logits, boxes, 0.5)
+    expected_answer = mean_of_looks(lambda x: joined(module(x)), array)
+    probability, center_mm, diameter_mm = decode(expected_answer[:, 0], expected_answer[:, 1:], 0.5)
     kept = keep_strongest(probability, center_mm, diameter_mm)
     assert len(kept) > 20
     rows = np.array([(*d.center_ras_mm, d.diameter_mm, d.probability) for d in found])
@@ -136,43 +140,29 @@ def test_a_dark_spot_is_found_where_it_lies_in_the_patient() -> None:
     array[0, 276:280, 20:24, 10:12] = -1  # one cell: its center is voxel (277.5, 21.5, 10.5)
     (only,) = detect(model_of(Darkness()), NetworkInput(array, TO_RAS), 0.5, quiet)
     assert np.allclose(only.center_ras_mm, (TO_RAS @ [277.5, 21.5, 10.5, 1])[:3])
-    assert only.diameter_mm == pytest.approx(5.0)
-    assert only.probability > 0.99
+    assert only.diameter_mm == pytest.approx(5.0 / math.prod(SCALES) ** (1 / 3), rel=1e-5)  # 5 mm at every scale
 
 
-def test_smoothing_spreads_a_point_by_half_a_millimeter_along_every_axis_and_keeps_its_sum() -> None:
-    array = torch.full((3, 41, 41, 41), 1e-12)
-    array[0, 20, 20, 20], array[2] = 1.0, 0.25
-    swi, phase, spacing = smoothed(array)
-    assert float(swi.sum()) == pytest.approx(1.0, abs=1e-5)
-    for axis, spacing_mm in enumerate(SPACING_MM):
-        profile = swi.sum(dim=[other for other in range(3) if other != axis])
-        variance_mm2 = float((profile * (spacing_mm * (torch.arange(41) - 20.0)) ** 2).sum())
-        assert np.sqrt(variance_mm2) == pytest.approx(0.5, abs=1e-3)
-    assert float(phase.max()) < 1e-10
-    assert (spacing == 0.25).all()
-
-
-def test_smoothing_neither_darkens_the_edge_of_the_brain_nor_reaches_beyond_it() -> None:
-    array = torch.full((3, 32, 32, 16), 0.3)
-    array[:, :9] = 0
-    assert torch.allclose(smoothed(array), array)
-
-
-def test_a_detection_has_the_mean_log_odds_of_the_scan_as_it_is_and_smoothed() -> None:
+def test_a_detection_has_the_mean_log_odds_of_all_scales() -> None:
     rng = np.random.default_rng(0)
     array = np.full((2, 64, 64, 32), 1e-6, np.float32)
     array[0] += rng.choice([-1.0, 1.0], array[0].shape)
-    array[0, 28:32, 28:32, 14:16] = -1  # one black cell
+    array[0, 28:32, 28:32, 14:16] = -1  # one black cell, which blurs when the scan is shrunk
     module = Darkness()
-    strongest, *_ = detect(model_of(module), NetworkInput(array, TO_RAS), 0.5, quiet)
-    plain, smooth = (
-        float(module(look[None])[0].max()) for look in (torch.from_numpy(array), smoothed(torch.from_numpy(array)))
-    )
-    assert smooth < plain - 2
-    assert math.log(strongest.probability / (1 - strongest.probability)) == pytest.approx(
-        (plain + smooth) / 2, abs=1e-3
-    )
+    strongest, *_ = detect(model_of(module), NetworkInput(array, TO_RAS), 0.05, quiet)
+    alone = float(module(torch.from_numpy(array)[None])[0].max())
+    mean = float(mean_of_looks(lambda x: joined(module(x)), array)[:, 0].max())
+    assert mean < alone - 2
+    assert math.log(strongest.probability / (1 - strongest.probability)) == pytest.approx(mean, abs=1e-3)
+
+
+def test_a_speck_of_brain_that_no_smaller_scale_shows_is_searched_all_the_same() -> None:
+    array = np.zeros((2, 64, 64, 32), np.float32)
+    array[0, 27, 27, 13] = -1
+    assert not any(scaled(torch.from_numpy(array), scale).any() for scale in SCALES[1:])
+    asked = Scarce(Darkness(), 1000)
+    assert detect(model_of(asked), NetworkInput(array, TO_RAS), 0.5, quiet) == []
+    assert asked.answered == 1
 
 
 def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> None:
@@ -186,7 +176,7 @@ def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> Non
     assert detect(model_of(Refuses()), empty, 0.1, quiet) == []
 
 
-@pytest.mark.parametrize(("after", "answered"), [(0.0, 1), (0.3, 2)], ids=["looks", "tiles"])
+@pytest.mark.parametrize(("after", "answered"), [(0.0, 1), (0.3, 2)], ids=["tiles", "looks"])
 def test_a_cancel_stops_between_looks_and_between_tiles(after: float, answered: int) -> None:
     def cancel(stage: str, fraction: float, message: str) -> None:
         if fraction > after:
