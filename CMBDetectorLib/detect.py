@@ -68,8 +68,8 @@ def detect(
 ) -> list[Detection]:
     """Search a scan as it is and shrunk, in smaller parts where the device has too little memory.
 
-    The network answers at every scale of `scales.SCALES`, and the mean of its log odds and boxes counts: noise and fine
-    texture that mislead one answer differ in the others (docs/method.md). Ours.
+    The network answers at every scale of `scales.SCALES`, and the mean of its log odds counts: a speck that looks like
+    a small lesion is none when the scan is shrunk (docs/method.md). Boxes are those of the scan as it is. Ours.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def detect(
         return []
     for largest in TILE_BLOCKS:
         try:
-            answer = mean_answer(model, array, STRIDE, largest, progress)
+            log_odds, answer = search(model, array, STRIDE, largest, progress)
             break
         except RuntimeError as problem:
             if not is_want_of_device_memory(problem):
@@ -111,7 +111,10 @@ def detect(
     if largest != TILE_BLOCKS[0]:
         announce("The memory of the GPU was scarce, so the brain was searched in smaller parts.")
     progress("detect", 1.0, "Searched the whole brain")
-    probability, center_mm, diameter_mm = decode(answer[:, 0], answer[:, 1:], floor)
+    # A lesion is larger for one scale's anchor and smaller for the next one's, so each look's best anchor counts.
+    best = answer[:, 0].argmax(dim=0, keepdim=True)
+    logits = torch.full_like(answer[:, 0], NOTHING).scatter_(0, best, log_odds[None])
+    probability, center_mm, diameter_mm = decode(logits, answer[:, 1:], floor)
     kept = keep_strongest(probability, center_mm, diameter_mm)
     matrix = network_input.ijk_to_ras
     center_ras_mm = (center_mm[kept] / SPACING_MM) @ matrix[:3, :3].T + matrix[:3, 3]
@@ -171,23 +174,42 @@ def _spans(blocks: int, count: int, multiple: int) -> Iterator[tuple[Span, Span]
         yield read, (start * multiple, stop * multiple)
 
 
-def mean_answer(
+def search(
     model: Model,
     array: Tensor,
     stride: tuple[int, int, int],
     largest: int = TILE_BLOCKS[0],
     progress: Progress = lambda stage, fraction, message: None,
-) -> Tensor:
-    """Mean of what the network answers to its input (3, R, A, S) at every scale, on the cells of the full size.
+) -> tuple[Tensor, Tensor]:
+    """Ask a network about its input at every scale.
 
-    `stride` is the number of voxels per cell of the answer. (N, C, cells) as in `scales.at_full_size`.
+    Parameters
+    ----------
+    model : Model
+        Detector, or plain U-Net.
+    array : Tensor, shape (3, R, A, S)
+        Not empty: some voxel is brain.
+    stride : tuple of int
+        Voxels per cell of the answer.
+    largest : int
+        Blocks that a tile may read.
+    progress : callable
+        As for `detect`.
+
+    Returns
+    -------
+    log_odds : Tensor, shape (r, a, s)
+        Mean over the scales of every cell's log odds, those of its best anchor.
+    answer : Tensor, shape (N, C, r, a, s)
+        To the scan as it is: of N anchors the log odds and, where C is 5, the box.
     """
-    cells = _cells(array.shape[1:], stride)
-    answers = []
+    answers: list[Tensor] = []
+    log_odds = []
     for n, scale in enumerate(SCALES):
         before, work, total = (sum(each**3 for each in scales) for scales in (SCALES[:n], (scale,), SCALES))
         shown = scaled(array, scale)
-        todo = [tile for tile in tiles(shown.shape[1:], largest) if _part(shown[:1], tile.kept).any()]
+        # A tile with brain in its halo alone is asked, too, as its neighbor's answers are interpolated with it.
+        todo = [tile for tile in tiles(shown.shape[1:], largest) if _part(shown[:1], tile.read).any()]
         if not todo:  # a speck that no voxel of this scale shows
             continue
         found = []
@@ -195,11 +217,12 @@ def mean_answer(
             message = f"Searching part {done + 1} of {len(todo)}, look {n + 1} of {len(SCALES)}"
             progress("detect", (before + work * done / len(todo)) / total, message)
             found.append((tile, _kept_answer(model, shown, tile, stride)))
-        answers.append(at_full_size(_joined(found, shown.shape[1:], stride), scale, cells))
-    return torch.stack(answers).mean(dim=0)
+        answers.append(_joined(found, shown.shape[1:], stride))
+        log_odds.append(at_full_size(answers[-1][:, 0].amax(dim=0), scale, tuple(answers[0].shape[2:])))
+    return torch.stack(log_odds).mean(dim=0), answers[0]
 
 
-def _part(array: Tensor, spans: tuple[Span, Span, Span]) -> Tensor:
+def _part(array: Tensor, spans: tuple[Span, ...]) -> Tensor:
     r, a, s = (slice(*span) for span in spans)
     return array[..., r, a, s]
 
@@ -221,19 +244,15 @@ def _kept_answer(model: Model, array: Tensor, tile: Tile, stride: tuple[int, int
 
 
 def _joined(found: list[tuple[Tile, Tensor]], shape: tuple[int, ...], stride: tuple[int, int, int]) -> Tensor:
-    """Answers to the tiles put together; `NOTHING` where no tile has any brain."""
-    whole = torch.zeros((*found[0][1].shape[:2], *_cells(shape, stride)))
+    """Answers to the tiles put together, for the cells of the input alone; `NOTHING` where no tile has any brain."""
+    blocks = (-(-n // multiple) * multiple // step for n, multiple, step in zip(shape, MULTIPLE, stride, strict=True))
+    whole = torch.zeros((*found[0][1].shape[:2], *blocks))
     whole[:, 0] = NOTHING
     for tile, answer in found:
         _part(whole, _in_cells(tile.kept, stride)).copy_(answer)
-    return whole
+    return _part(whole, tuple((0, -(-n // step)) for n, step in zip(shape, stride, strict=True)))
 
 
 def _in_cells(spans: Iterable[Span], stride: tuple[int, int, int]) -> tuple[Span, Span, Span]:
     r, a, s = ((start // step, stop // step) for (start, stop), step in zip(spans, stride, strict=True))
     return r, a, s
-
-
-def _cells(shape: Iterable[int], stride: tuple[int, int, int]) -> list[int]:
-    """Cells that the network answers for, its input being filled up to whole blocks."""
-    return [-(-n // multiple) * multiple // step for n, multiple, step in zip(shape, MULTIPLE, stride, strict=True)]

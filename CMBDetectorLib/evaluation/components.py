@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from CMBDetectorLib.detect import MOST, Detection, mean_answer
+from CMBDetectorLib.detect import MOST, Detection, search
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.plain_unet import STRIDE
 from CMBDetectorLib.preprocessing import NetworkInput
@@ -55,8 +55,6 @@ def components(
 def mask_probability(model: Model, network_input: NetworkInput) -> npt.NDArray[np.float32]:
     """Probability of every 1 mm voxel, by the mean log odds at all scales as in `detect.detect`."""
     array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
-    shape = [-(-n // step) for n, step in zip(array.shape[1:], STRIDE, strict=True)]
     if not array[0].any():
-        return np.zeros(shape, np.float32)
-    probability = torch.sigmoid(mean_answer(model, array, STRIDE)[0, 0])
-    return probability[tuple(slice(n) for n in shape)].numpy()
+        return np.zeros([-(-n // step) for n, step in zip(array.shape[1:], STRIDE, strict=True)], np.float32)
+    return torch.sigmoid(search(model, array, STRIDE)[0]).numpy()

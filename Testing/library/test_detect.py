@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from CMBDetectorLib import models
-from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, tiles
+from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, search, tiles
 from CMBDetectorLib.errors import Cancelled, DeviceMemoryError
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
@@ -18,7 +18,7 @@ from CMBDetectorLib.preprocessing import NetworkInput, detector_input
 from CMBDetectorLib.resampling import crop
 from CMBDetectorLib.scales import SCALES, scaled
 from CMBDetectorLib.volume import read_volume
-from Testing.every_scale import mean_of_looks
+from Testing.every_scale import looks
 from Testing.small_scan import SAMPLE
 
 TO_RAS = np.array([[0.5, 0, 0, -60.25], [0, 0.48, -0.2, 11.5], [0, 0.14, 0.98, -3.0], [0, 0, 0, 1]])
@@ -99,8 +99,9 @@ def test_too_little_memory_means_smaller_parts_the_same_detections_and_a_notice(
     assert notices == ["The memory of the GPU was scarce, so the brain was searched in smaller parts."]
     assert "Too little memory; searching in smaller parts" in told
 
-    expected_answer = mean_of_looks(lambda x: joined(module(x)), array)
-    probability, center_mm, diameter_mm = decode(expected_answer[:, 0], expected_answer[:, 1:], 0.5)
+    log_odds, answer = looks(lambda x: joined(module(x)), array, STRIDE)
+    best = answer[:, 0] == answer[:, 0].amax(dim=0)
+    probability, center_mm, diameter_mm = decode(torch.where(best, log_odds, -30.0), answer[:, 1:], 0.5)
     kept = keep_strongest(probability, center_mm, diameter_mm)
     assert len(kept) > 20
     rows = np.array([(*d.center_ras_mm, d.diameter_mm, d.probability) for d in found])
@@ -140,7 +141,7 @@ def test_a_dark_spot_is_found_where_it_lies_in_the_patient() -> None:
     array[0, 276:280, 20:24, 10:12] = -1  # one cell: its center is voxel (277.5, 21.5, 10.5)
     (only,) = detect(model_of(Darkness()), NetworkInput(array, TO_RAS), 0.5, quiet)
     assert np.allclose(only.center_ras_mm, (TO_RAS @ [277.5, 21.5, 10.5, 1])[:3])
-    assert only.diameter_mm == pytest.approx(5.0 / math.prod(SCALES) ** (1 / 3), rel=1e-5)  # 5 mm at every scale
+    assert only.diameter_mm == pytest.approx(5.0)
 
 
 def test_a_detection_has_the_mean_log_odds_of_all_scales() -> None:
@@ -151,7 +152,7 @@ def test_a_detection_has_the_mean_log_odds_of_all_scales() -> None:
     module = Darkness()
     strongest, *_ = detect(model_of(module), NetworkInput(array, TO_RAS), 0.05, quiet)
     alone = float(module(torch.from_numpy(array)[None])[0].max())
-    mean = float(mean_of_looks(lambda x: joined(module(x)), array)[:, 0].max())
+    mean = float(looks(lambda x: joined(module(x)), array, STRIDE)[0].max())
     assert mean < alone - 2
     assert math.log(strongest.probability / (1 - strongest.probability)) == pytest.approx(mean, abs=1e-3)
 
@@ -163,6 +164,27 @@ def test_a_speck_of_brain_that_no_smaller_scale_shows_is_searched_all_the_same()
     asked = Scarce(Darkness(), 1000)
     assert detect(model_of(asked), NetworkInput(array, TO_RAS), 0.5, quiet) == []
     assert asked.answered == 1
+
+
+@pytest.mark.parametrize("slices", [97, 98, 99, 100])
+def test_nothing_is_found_beyond_the_last_slice(slices: int) -> None:
+    array = np.full((2, 64, 64, slices), -1e-6, np.float32)
+    array[0, 28:36, 28:36, -4:] = -1
+    found = detect(model_of(Darkness()), NetworkInput(array, np.diag([0.5, 0.5, 1, 1])), 0.1, quiet)
+    assert found
+    assert all(slices - 5 < d.center_ras_mm[2] <= slices for d in found)
+
+
+def test_a_tile_without_brain_leaves_what_its_neighbor_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros((2, 640, 32, 16), np.float32)
+    array[0, 40:160] = np.random.default_rng(0).uniform(-1, 1, (120, 32, 16))  # up to a border between blocks
+    module = RandomWeights()
+    ask = Scarce(module, 1000)
+    log_odds, _ = search(model_of(ask), torch.from_numpy(array), STRIDE, largest=3)
+    assert len(SCALES) < ask.answered < sum(1 for scale in SCALES for _ in tiles((int(640 * scale), 32, 16), 3))
+    expected, _ = looks(lambda x: joined(module(x)), array, STRIDE)
+    assert torch.allclose(log_odds[10:40], expected[10:40], atol=1e-4)
+    assert (log_odds[-40:] < -20).all()  # of which nobody asked
 
 
 def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> None:
