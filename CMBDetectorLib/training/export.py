@@ -21,7 +21,6 @@ from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.segmenter import Segmenter
 from CMBDetectorLib.request import Settings
-from CMBDetectorLib.scales import SCALES
 from CMBDetectorLib.training.split import heads_of
 
 NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
@@ -43,9 +42,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
         "output": {
             "logits": "(B, 3, R/4, A/4, S/2): objectness of anchors of 2.5, 5 and 10 mm before the sigmoid",
             "boxes": "(B, 3, 4, R/4, A/4, S/2): offset along R, A, S in anchor diameters, log(diameter / anchor)",
-            "probability": "what the threshold is for: sigmoid of the mean logits of the input as it is and shrunk to "
-            + " and ".join(f"{scale:g}" for scale in SCALES[1:])
-            + " of its size (scales.py)",
+            "probability": "what the threshold is for: sigmoid of the mean over three scales of the best anchor's "
+            "logit: the input as it is, and shrunk to 0.8 and 0.65 of its size (scales.py)",
         },
     },
     "segmenter": {
