@@ -28,7 +28,7 @@ HALO_BLOCKS = 1
 TILE_BLOCKS = (1500, 400, 125)
 MOST = 300  # candidates of a scan: nobody reads more, and a network may answer weakly in thousands of places
 MOST_BOXES = 5000  # that are looked at: a network that was hardly trained answers weakly in 100,000 places
-NOTHING = -30.0  # log odds where there is no brain
+NOTHING = -30.0  # log odds where nobody asked the network, and of anchors that do not count
 NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 
 
@@ -68,8 +68,9 @@ def detect(
 ) -> list[Detection]:
     """Search a scan as it is and shrunk, in smaller parts where the device has too little memory.
 
-    The network answers at every scale of `scales.SCALES`, and the mean of its log odds counts: a speck that looks like
-    a small lesion is none when the scan is shrunk (docs/method.md). Boxes are those of the scan as it is. Ours.
+    The network answers at every scale of `scales.SCALES`, and the mean of its log odds counts, each time of the best
+    anchor: a speck that looks like a small lesion is none when the scan is shrunk (docs/method.md). Boxes are those of
+    the scan as it is. Ours.
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ def detect(
     floor : float
         Lowest probability to keep, 0-1.
     progress : callable
-        Called as ``progress("detect", fraction, message)`` before every look at a tile; may raise `errors.Cancelled`.
+        Called as ``progress("detect", fraction, message)`` before every tile at every scale, and at the end; may raise
+        `errors.Cancelled`.
     announce : callable
         Is told in a sentence when the parts had to be smaller than usual.
 
@@ -111,7 +113,7 @@ def detect(
     if largest != TILE_BLOCKS[0]:
         announce("The memory of the GPU was scarce, so the brain was searched in smaller parts.")
     progress("detect", 1.0, "Searched the whole brain")
-    # A lesion is larger for one scale's anchor and smaller for the next one's, so each look's best anchor counts.
+    # A shrunk lesion may suit a smaller anchor, so the log odds are of no single one; the box is of the best here.
     best = answer[:, 0].argmax(dim=0, keepdim=True)
     logits = torch.full_like(answer[:, 0], NOTHING).scatter_(0, best, log_odds[None])
     probability, center_mm, diameter_mm = decode(logits, answer[:, 1:], floor)
@@ -190,7 +192,7 @@ def search(
     array : Tensor, shape (3, R, A, S)
         Not empty: some voxel is brain.
     stride : tuple of int
-        Voxels per cell of the answer.
+        Voxels per cell of the answer along R, A and S.
     largest : int
         Blocks that a tile may read.
     progress : callable
@@ -199,14 +201,21 @@ def search(
     Returns
     -------
     log_odds : Tensor, shape (r, a, s)
-        Mean over the scales of every cell's log odds, those of its best anchor.
+        Mean over the scales of every cell's log odds, those of its best anchor. A scale counts that shows some brain.
     answer : Tensor, shape (N, C, r, a, s)
         To the scan as it is: of N anchors the log odds and, where C is 5, the box.
+
+    Raises
+    ------
+    RuntimeError
+        As torch says it; `errors.is_want_of_device_memory` tells whether smaller tiles would help.
     """
     answers: list[Tensor] = []
     log_odds = []
+    work = [scale**3 for scale in SCALES]
     for n, scale in enumerate(SCALES):
-        before, work, total = (sum(each**3 for each in scales) for scales in (SCALES[:n], (scale,), SCALES))
+        at_scale = f"Searching at scale {n + 1} of {len(SCALES)}"
+        progress("detect", sum(work[:n]) / sum(work), at_scale)
         shown = scaled(array, scale)
         # A tile with brain in its halo alone is asked, too, as its neighbor's answers are interpolated with it.
         todo = [tile for tile in tiles(shown.shape[1:], largest) if _part(shown[:1], tile.read).any()]
@@ -214,8 +223,9 @@ def search(
             continue
         found = []
         for done, tile in enumerate(todo):
-            message = f"Searching part {done + 1} of {len(todo)}, look {n + 1} of {len(SCALES)}"
-            progress("detect", (before + work * done / len(todo)) / total, message)
+            if done:
+                part = f"{at_scale}, part {done + 1} of {len(todo)}"
+                progress("detect", (sum(work[:n]) + work[n] * done / len(todo)) / sum(work), part)
             found.append((tile, _kept_answer(model, shown, tile, stride)))
         answers.append(_joined(found, shown.shape[1:], stride))
         log_odds.append(at_full_size(answers[-1][:, 0].amax(dim=0), scale, tuple(answers[0].shape[2:])))

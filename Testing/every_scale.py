@@ -1,4 +1,4 @@
-"""What a network answers to a whole input at every scale: the search, told the slow way."""
+"""What a network answers to a whole input at every scale, without tiles; the scales have tests of their own."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from CMBDetectorLib import detect as detect_module
+from CMBDetectorLib import scales
 from CMBDetectorLib.__main__ import main
 from CMBDetectorLib.candidate import Candidate, PhaseEvidence
 from CMBDetectorLib.detect import Detection, tiles
@@ -330,6 +331,19 @@ def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "detector.pt", tmp_path / "none.pt"):
         with pytest.raises(InputError, match=r"(detector|none)\.pt"):
             read_variant("RPN", path)
+
+
+def test_answers_are_searched_anew_when_the_code_of_the_search_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_variant("RPN", resources_dir() / "Models").key
+    assert read_variant("other name", resources_dir() / "Models").key == before
+    for module in (detect_module, scales):
+        changed = tmp_path / Path(str(module.__file__)).name
+        changed.write_bytes(Path(str(module.__file__)).read_bytes() + b"# changed")
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "__file__", str(changed))
+            assert read_variant("RPN", resources_dir() / "Models").key != before
 
 
 # --- the page

@@ -175,7 +175,7 @@ def test_nothing_is_found_beyond_the_last_slice(slices: int) -> None:
     assert all(slices - 5 < d.center_ras_mm[2] <= slices for d in found)
 
 
-def test_a_tile_without_brain_leaves_what_its_neighbor_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tile_without_brain_leaves_what_its_neighbor_found() -> None:
     array = np.zeros((2, 640, 32, 16), np.float32)
     array[0, 40:160] = np.random.default_rng(0).uniform(-1, 1, (120, 32, 16))  # up to a border between blocks
     module = RandomWeights()
@@ -185,6 +185,29 @@ def test_a_tile_without_brain_leaves_what_its_neighbor_found(monkeypatch: pytest
     expected, _ = looks(lambda x: joined(module(x)), array, STRIDE)
     assert torch.allclose(log_odds[10:40], expected[10:40], atol=1e-4)
     assert (log_odds[-40:] < -20).all()  # of which nobody asked
+
+
+def test_progress_rises_by_the_work_of_every_scale_and_part() -> None:
+    told: list[tuple[float, str]] = []
+    array = -np.ones((2, 4200, 32, 16), np.float32)
+    scarce = Scarce(Darkness(), TILE_BLOCKS[-1])
+    detect(
+        model_of(scarce),
+        NetworkInput(array, TO_RAS),
+        0.1,
+        lambda _, fraction, message: told.append((fraction, message)),
+    )
+    told = told[[message for _, message in told].index("Searching at scale 1 of 3, part 2 of 2") - 1 :]
+    whole = sum(scale**3 for scale in SCALES)
+    expected = [
+        (0, "Searching at scale 1 of 3"),
+        (0.5 / whole, "Searching at scale 1 of 3, part 2 of 2"),
+        (1 / whole, "Searching at scale 2 of 3"),
+        ((1 + SCALES[1] ** 3) / whole, "Searching at scale 3 of 3"),
+        (1, "Searched the whole brain"),
+    ]
+    assert [message for _, message in told] == [message for _, message in expected]
+    assert [fraction for fraction, _ in told] == pytest.approx([fraction for fraction, _ in expected])
 
 
 def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> None:

@@ -44,7 +44,7 @@ def test_a_ball_lies_at_the_shrunk_place_and_is_as_much_smaller(
 
 
 @pytest.mark.parametrize("scale", SMALLER)
-@pytest.mark.parametrize("edge", [12, 13])  # voxels that are brain in part, by less and by more than a half
+@pytest.mark.parametrize("edge", range(10, 23))  # every share of a voxel that is partly brain
 def test_shrinking_neither_darkens_the_edge_of_the_brain_nor_reaches_beyond_it(scale: float, edge: int) -> None:
     array = torch.full((3, 40, 40, 20), 0.3)
     array[:, :edge] = 0
@@ -61,6 +61,16 @@ def test_phase_around_its_wrap_stays_there(scale: float) -> None:
     array = torch.full((3, 40, 40, 20), 0.3)
     array[1] = torch.where(torch.rand(40, 40, 20, generator=torch.manual_seed(0)) < 0.5, 0.95, -0.95)
     assert float(scaled(array, scale)[1].abs().min()) >= 0.95 - 1e-4
+
+
+@pytest.mark.parametrize("scale", SMALLER)
+def test_phase_keeps_its_sign_and_strength(scale: float) -> None:
+    array = torch.full((3, 40, 40, 20), 0.3)
+    array[1, 20:] = -0.6
+    phase = scaled(array, scale)[1]
+    border = round(20 * scale)
+    assert torch.allclose(phase[: border - 2], torch.tensor(0.3), atol=1e-5)
+    assert torch.allclose(phase[border + 2 :], torch.tensor(-0.6), atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", SMALLER)
