@@ -1,25 +1,25 @@
-"""Where the detector sees microbleeds: the brain at three scales, at once or in tiles; one detection per lesion."""
+"""Where the detector sees microbleeds: two looks at the brain, at once or tile by tile; one detection per lesion."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from CMBDetectorLib.errors import DeviceMemoryError, is_want_of_device_memory
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import MULTIPLE, SPACING_MM, STRIDE, decode
 from CMBDetectorLib.preprocessing import NetworkInput
-from CMBDetectorLib.scales import SCALES, at_full_size, scaled
 
 Progress = Callable[[str, float, str], None]
 Span = tuple[int, int]  # from, to (exclusive)
+Boxes = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 # In blocks of `MULTIPLE` voxels, 16 mm each: a tile shares one block with each neighbor.
 HALO_BLOCKS = 1
@@ -28,7 +28,8 @@ HALO_BLOCKS = 1
 TILE_BLOCKS = (1500, 400, 125)
 MOST = 300  # candidates of a scan: nobody reads more, and a network may answer weakly in thousands of places
 MOST_BOXES = 5000  # that are looked at: a network that was hardly trained answers weakly in 100,000 places
-NOTHING = -30.0  # log odds where nobody asked the network, and of anchors that do not count
+# The second look at a scan is smoothed by 0.5 mm (standard deviation) along R, A and S.
+SMOOTHING: tuple[tuple[float, ...], ...] = ((1, 4, 6, 4, 1), (1, 4, 6, 4, 1), (1, 6, 1))
 NEAREST_MM = 1.75  # two lesions whose centers lie closer than this cannot be told apart on a 2 mm grid
 
 
@@ -66,11 +67,10 @@ def detect(
     progress: Progress,
     announce: Callable[[str], None] = lambda notice: None,
 ) -> list[Detection]:
-    """Search a scan as it is and shrunk, in smaller parts where the device has too little memory.
+    """Search a scan as it is and smoothed, in smaller parts where the device has too little memory.
 
-    The network answers at every scale of `scales.SCALES`, and the mean of its log odds counts, each time of the best
-    anchor: a speck that looks like a small lesion is none when the scan is shrunk (docs/method.md). Boxes are those of
-    the scan as it is. Ours.
+    The network answers twice, and the mean of its log odds and boxes counts: noise and texture that make one answer
+    too high or too low differ in the other (docs/method.md). Ours.
 
     Parameters
     ----------
@@ -81,8 +81,7 @@ def detect(
     floor : float
         Lowest probability to keep, 0-1.
     progress : callable
-        Called as ``progress("detect", fraction, message)`` before every tile at every scale, and at the end; may raise
-        `errors.Cancelled`.
+        Called as ``progress("detect", fraction, message)`` before every look at a tile; may raise `errors.Cancelled`.
     announce : callable
         Is told in a sentence when the parts had to be smaller than usual.
 
@@ -97,12 +96,11 @@ def detect(
         Not even the smallest parts fit.
     """
     array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
-    if not array[0].any():
-        progress("detect", 1.0, "There is no brain to search")
-        return []
+    progress("detect", 0.0, "Smoothing the scan")
+    both = looks(array)
     for largest in TILE_BLOCKS:
         try:
-            log_odds, answer = search(model, array, STRIDE, largest, progress)
+            boxes = _boxes(model, both, largest, floor, progress)
             break
         except RuntimeError as problem:
             if not is_want_of_device_memory(problem):
@@ -113,10 +111,9 @@ def detect(
     if largest != TILE_BLOCKS[0]:
         announce("The memory of the GPU was scarce, so the brain was searched in smaller parts.")
     progress("detect", 1.0, "Searched the whole brain")
-    # A shrunk lesion may suit a smaller anchor, so the log odds are of no single one; the box is of the best here.
-    best = answer[:, 0].argmax(dim=0, keepdim=True)
-    logits = torch.full_like(answer[:, 0], NOTHING).scatter_(0, best, log_odds[None])
-    probability, center_mm, diameter_mm = decode(logits, answer[:, 1:], floor)
+    if boxes is None:
+        return []
+    probability, center_mm, diameter_mm = boxes
     kept = keep_strongest(probability, center_mm, diameter_mm)
     matrix = network_input.ijk_to_ras
     center_ras_mm = (center_mm[kept] / SPACING_MM) @ matrix[:3, :3].T + matrix[:3, 3]
@@ -176,93 +173,65 @@ def _spans(blocks: int, count: int, multiple: int) -> Iterator[tuple[Span, Span]
         yield read, (start * multiple, stop * multiple)
 
 
-def search(
-    model: Model,
-    array: Tensor,
-    stride: tuple[int, int, int],
-    largest: int = TILE_BLOCKS[0],
-    progress: Progress = lambda stage, fraction, message: None,
-) -> tuple[Tensor, Tensor]:
-    """Ask a network about its input at every scale.
+def _part(array: torch.Tensor, spans: tuple[Span, Span, Span]) -> torch.Tensor:
+    return array[(slice(None), *(slice(*span) for span in spans))]
 
-    Parameters
-    ----------
-    model : Model
-        Detector, or plain U-Net.
-    array : Tensor, shape (3, R, A, S)
-        Not empty: some voxel is brain.
-    stride : tuple of int
-        Voxels per cell of the answer along R, A and S.
-    largest : int
-        Blocks that a tile may read.
-    progress : callable
-        As for `detect`.
 
-    Returns
-    -------
-    log_odds : Tensor, shape (r, a, s)
-        Mean over the scales of every cell's log odds, those of its best anchor. A scale counts that shows some brain.
-    answer : Tensor, shape (N, C, r, a, s)
-        To the scan as it is: of N anchors the log odds and, where C is 5, the box.
+def looks(array: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Network input (3, R, A, S) as it is and smoothed: what `detect` shows to the network, one after the other."""
+    return array, smoothed(array)
 
-    Raises
-    ------
-    RuntimeError
-        As torch says it; `errors.is_want_of_device_memory` tells whether smaller tiles would help.
+
+def smoothed(array: torch.Tensor) -> torch.Tensor:
+    """Network input (3, R, A, S) whose SWI and phase are averaged with their neighbors in the brain (`SMOOTHING`).
+
+    Phase is averaged as a number: where it wraps, it comes out between. The figures in docs/models.md are of that.
     """
-    answers: list[Tensor] = []
-    log_odds = []
-    work = [scale**3 for scale in SCALES]
-    for n, scale in enumerate(SCALES):
-        at_scale = f"Searching at scale {n + 1} of {len(SCALES)}"
-        progress("detect", sum(work[:n]) / sum(work), at_scale)
-        shown = scaled(array, scale)
-        # A tile with brain in its halo alone is asked, too, as its neighbor's answers are interpolated with it.
-        todo = [tile for tile in tiles(shown.shape[1:], largest) if _part(shown[:1], tile.read).any()]
-        if not todo:  # a speck that no voxel of this scale shows
-            continue
-        found = []
-        for done, tile in enumerate(todo):
-            if done:
-                part = f"{at_scale}, part {done + 1} of {len(todo)}"
-                progress("detect", (sum(work[:n]) + work[n] * done / len(todo)) / sum(work), part)
-            found.append((tile, _kept_answer(model, shown, tile, stride)))
-        answers.append(_joined(found, shown.shape[1:], stride))
-        log_odds.append(at_full_size(answers[-1][:, 0].amax(dim=0), scale, tuple(answers[0].shape[2:])))
-    return torch.stack(log_odds).mean(dim=0), answers[0]
+    inside = array[0] != 0
+    parts = torch.stack([array[0], array[1], inside.float()])
+    for axis, weights in enumerate(SMOOTHING, start=1):
+        total = parts * (max(weights) / sum(weights))
+        for step in range(1, len(weights) // 2 + 1):
+            share = weights[len(weights) // 2 + step] / sum(weights)
+            length = parts.shape[axis] - step
+            for here, there in ((0, step), (step, 0)):
+                total.narrow(axis, here, length).add_(parts.narrow(axis, there, length), alpha=share)
+        parts = total
+    parts[:2].div_(parts[2].clamp(min=1e-3)).mul_(inside)
+    return torch.cat([parts[:2], array[2:]])
 
 
-def _part(array: Tensor, spans: tuple[Span, ...]) -> Tensor:
-    r, a, s = (slice(*span) for span in spans)
-    return array[..., r, a, s]
+def _boxes(model: Model, shown: Sequence[torch.Tensor], largest: int, floor: float, progress: Progress) -> Boxes | None:
+    """Boxes of all tiles, duplicates included; None where no tile has any brain."""
+    todo = [tile for tile in tiles(shown[0].shape[1:], largest) if _part(shown[0][:1], tile.kept).any()]
+    found = []
+    for done, tile in enumerate(todo):
+        answers = []
+        for n, look in enumerate(shown):
+            progress("detect", (done + n / len(shown)) / len(todo), f"Searching part {done + 1} of {len(todo)}")
+            answers.append(answer(model, look, tile))
+        found.append(_decoded(answers, tile, floor))
+    if not found:
+        return None
+    probability, center_mm, diameter_mm = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return probability, center_mm, diameter_mm
 
 
-def _kept_answer(model: Model, array: Tensor, tile: Tile, stride: tuple[int, int, int]) -> Tensor:
-    """What the network answers to a tile, (N, C, cells), without the halo; beyond the input it reads zeros."""
+def answer(model: Model, array: torch.Tensor, tile: Tile) -> Any:
+    """Give what the network answers to the voxels that a tile reads, zeros beyond the input (C, R, A, S)."""
     x = torch.zeros((1, len(array), *(stop - start for start, stop in tile.read)))
     part = _part(array, tile.read)
     x[0, :, : part.shape[1], : part.shape[2], : part.shape[3]] = part
     with torch.inference_mode():
-        answer = model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
-    if isinstance(answer, Tensor):  # a mask: log odds alone
-        joined = answer[None]
-    else:
-        logits, boxes = answer
-        joined = torch.cat((logits[0][:, None], boxes[0]), dim=1)
-    kept = ((start - read[0], stop - read[0]) for (start, stop), read in zip(tile.kept, tile.read, strict=True))
-    return _part(joined, _in_cells(kept, stride)).float().cpu()
+        return model.module(x.to(model.device, model.dtype, memory_format=torch.channels_last_3d))
 
 
-def _joined(found: list[tuple[Tile, Tensor]], shape: tuple[int, ...], stride: tuple[int, int, int]) -> Tensor:
-    """Answers to the tiles put together, for the cells of the input alone; `NOTHING` where no tile has any brain."""
-    blocks = (-(-n // multiple) * multiple // step for n, multiple, step in zip(shape, MULTIPLE, stride, strict=True))
-    whole = torch.zeros((*found[0][1].shape[:2], *blocks))
-    whole[:, 0] = NOTHING
-    for tile, answer in found:
-        _part(whole, _in_cells(tile.kept, stride)).copy_(answer)
-    return _part(whole, tuple((0, -(-n // step)) for n, step in zip(shape, stride, strict=True)))
-
-
-def _in_cells(spans: Iterable[Span], stride: tuple[int, int, int]) -> tuple[Span, Span, Span]:
-    r, a, s = ((start // step, stop // step) for (start, stop), step in zip(spans, stride, strict=True))
-    return r, a, s
+def _decoded(answers: Sequence[tuple[torch.Tensor, torch.Tensor]], tile: Tile, floor: float) -> Boxes:
+    """Probability (N,), center (N, 3) in mm from the center of voxel 0, and diameter (N,) of the boxes in one tile."""
+    logits, boxes = (torch.stack(each).float().mean(dim=0) for each in zip(*answers, strict=True))
+    first = [kept[0] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
+    last = [kept[1] - read[0] for kept, read in zip(tile.kept, tile.read, strict=True)]
+    r, a, s = (slice(start // step, stop // step) for start, stop, step in zip(first, last, STRIDE, strict=True))
+    probability, center_mm, diameter_mm = decode(logits[0, ..., r, a, s], boxes[0, ..., r, a, s], floor)
+    corner_mm = np.array([span[0] for span in tile.kept]) * SPACING_MM
+    return probability, center_mm + corner_mm, diameter_mm

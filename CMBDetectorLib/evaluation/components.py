@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from CMBDetectorLib.detect import MOST, Detection, search
+from CMBDetectorLib.detect import MOST, Detection, answer, looks, tiles
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.plain_unet import STRIDE
 from CMBDetectorLib.preprocessing import NetworkInput
@@ -53,8 +53,18 @@ def components(
 
 
 def mask_probability(model: Model, network_input: NetworkInput) -> npt.NDArray[np.float32]:
-    """Probability of every 1 mm voxel, by the mean log odds at all scales as in `detect.detect`."""
-    array = torch.from_numpy(np.ascontiguousarray(network_input.array, dtype=np.float32))
-    if not array[0].any():
-        return np.zeros([-(-n // step) for n, step in zip(array.shape[1:], STRIDE, strict=True)], np.float32)
-    return torch.sigmoid(search(model, array, STRIDE)[0]).numpy()
+    """Probability of every 1 mm voxel, by the mean log odds of both looks as in `detect.detect`; 0 elsewhere."""
+    shape = network_input.array.shape[1:]
+    found = np.zeros([-(-n // step) for n, step in zip(shape, STRIDE, strict=True)], np.float32)
+    shown = looks(torch.from_numpy(np.asarray(network_input.array, np.float32)))
+    for tile in tiles(shape):
+        kept_r, kept_a, kept_s = (slice(*span) for span in tile.kept)
+        if not network_input.array[0, kept_r, kept_a, kept_s].any():
+            continue
+        logits = torch.stack([answer(model, look, tile)[0].float() for look in shown])
+        probability = torch.sigmoid(logits.mean(dim=0)).cpu().numpy()
+        spans = list(zip(tile.kept, tile.read, STRIDE, strict=True))
+        into = found[tuple(slice(kept[0] // step, kept[1] // step) for kept, _, step in spans)]
+        inner = probability[tuple(slice((kept[0] - read[0]) // step, None) for kept, read, step in spans)]
+        into[:] = inner[tuple(slice(n) for n in into.shape)]
+    return found

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from CMBDetectorLib import detect as detect_module
-from CMBDetectorLib import scales
 from CMBDetectorLib.detect import Detection, detect
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation import blobs, components
@@ -78,7 +77,7 @@ def read_variant(name: str, path: Path, device: str = "auto") -> Variant:
     dtype = working_dtype(chosen)
     network = network.eval().to(chosen, dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     model = Model(network, {}, chosen, dtype, describe(chosen, dtype))
-    key = _key(file, detect_module, scales, *([components] if isinstance(network, PlainUNet) else []))
+    key = _key(file, detect_module, *([components] if isinstance(network, PlainUNet) else []))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript
         frozen = replace(model, module=torch.jit.freeze(torch.jit.script(network)))  # as searches run it, and faster

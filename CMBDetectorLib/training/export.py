@@ -42,8 +42,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
         "output": {
             "logits": "(B, 3, R/4, A/4, S/2): objectness of anchors of 2.5, 5 and 10 mm before the sigmoid",
             "boxes": "(B, 3, 4, R/4, A/4, S/2): offset along R, A, S in anchor diameters, log(diameter / anchor)",
-            "probability": "what the threshold is for: sigmoid of the mean over three scales of the best anchor's "
-            "logit: the input as it is, and shrunk to 0.8 and 0.65 of its size (scales.py)",
+            "probability": "what the threshold is for: sigmoid of the mean logits of the input as it is and "
+            "smoothed by 0.5 mm (detect.looks)",
         },
     },
     "segmenter": {

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from CMBDetectorLib import models
-from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, search, tiles
+from CMBDetectorLib.detect import MOST, TILE_BLOCKS, detect, keep_strongest, smoothed, tiles
 from CMBDetectorLib.errors import Cancelled, DeviceMemoryError
 from CMBDetectorLib.models import Model
-from CMBDetectorLib.networks.anchors import MULTIPLE, STRIDE, decode
+from CMBDetectorLib.networks.anchors import MULTIPLE, SPACING_MM, STRIDE, decode
 from CMBDetectorLib.phase import high_pass
 from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.preprocessing import NetworkInput, detector_input
 from CMBDetectorLib.resampling import crop
-from CMBDetectorLib.scales import SCALES, scaled
 from CMBDetectorLib.volume import read_volume
-from Testing.every_scale import looks
 from Testing.small_scan import SAMPLE
 
 TO_RAS = np.array([[0.5, 0, 0, -60.25], [0, 0.48, -0.2, 11.5], [0, 0.14, 0.98, -3.0], [0, 0, 0, 1]])
@@ -70,12 +68,6 @@ def model_of(module: nn.Module) -> Model:
     return Model(module.eval(), {}, torch.device("cpu"), torch.float32, "cpu, float32")  # type: ignore[arg-type]
 
 
-def joined(answer: tuple[Tensor, Tensor]) -> Tensor:
-    """Logits and boxes of one image as (anchors, 5, cells)."""
-    logits, boxes = answer
-    return torch.cat((logits[0][:, None], boxes[0]), dim=1)
-
-
 def quiet(stage: str, fraction: float, message: str) -> None:
     assert stage == "detect" and 0 <= fraction <= 1 and message
 
@@ -99,9 +91,12 @@ def test_too_little_memory_means_smaller_parts_the_same_detections_and_a_notice(
     assert notices == ["The memory of the GPU was scarce, so the brain was searched in smaller parts."]
     assert "Too little memory; searching in smaller parts" in told
 
-    log_odds, answer = looks(lambda x: joined(module(x)), array, STRIDE)
-    best = answer[:, 0] == answer[:, 0].amax(dim=0)
-    probability, center_mm, diameter_mm = decode(torch.where(best, log_odds, -30.0), answer[:, 1:], 0.5)
+    margins = [(0, 0), *((0, -n % multiple) for n, multiple in zip(shape, MULTIPLE, strict=True))]
+    looks = [np.pad(look, margins) for look in (array, smoothed(torch.from_numpy(array)).numpy())]
+    with torch.inference_mode():
+        answers = [module(torch.from_numpy(look[None])) for look in looks]
+    logits, boxes = (sum(parts) / 2 for parts in zip(*answers, strict=True))
+    probability, center_mm, diameter_mm = decode(logits, boxes, 0.5)
     kept = keep_strongest(probability, center_mm, diameter_mm)
     assert len(kept) > 20
     rows = np.array([(*d.center_ras_mm, d.diameter_mm, d.probability) for d in found])
@@ -142,72 +137,42 @@ def test_a_dark_spot_is_found_where_it_lies_in_the_patient() -> None:
     (only,) = detect(model_of(Darkness()), NetworkInput(array, TO_RAS), 0.5, quiet)
     assert np.allclose(only.center_ras_mm, (TO_RAS @ [277.5, 21.5, 10.5, 1])[:3])
     assert only.diameter_mm == pytest.approx(5.0)
+    assert only.probability > 0.99
 
 
-def test_a_detection_has_the_mean_log_odds_of_all_scales() -> None:
+def test_smoothing_spreads_a_point_by_half_a_millimeter_along_every_axis_and_keeps_its_sum() -> None:
+    array = torch.full((3, 41, 41, 41), 1e-12)
+    array[0, 20, 20, 20], array[2] = 1.0, 0.25
+    swi, phase, spacing = smoothed(array)
+    assert float(swi.sum()) == pytest.approx(1.0, abs=1e-5)
+    for axis, spacing_mm in enumerate(SPACING_MM):
+        profile = swi.sum(dim=[other for other in range(3) if other != axis])
+        variance_mm2 = float((profile * (spacing_mm * (torch.arange(41) - 20.0)) ** 2).sum())
+        assert np.sqrt(variance_mm2) == pytest.approx(0.5, abs=1e-3)
+    assert float(phase.max()) < 1e-10
+    assert (spacing == 0.25).all()
+
+
+def test_smoothing_neither_darkens_the_edge_of_the_brain_nor_reaches_beyond_it() -> None:
+    array = torch.full((3, 32, 32, 16), 0.3)
+    array[:, :9] = 0
+    assert torch.allclose(smoothed(array), array)
+
+
+def test_a_detection_has_the_mean_log_odds_of_the_scan_as_it_is_and_smoothed() -> None:
     rng = np.random.default_rng(0)
     array = np.full((2, 64, 64, 32), 1e-6, np.float32)
     array[0] += rng.choice([-1.0, 1.0], array[0].shape)
-    array[0, 28:32, 28:32, 14:16] = -1  # one black cell, which blurs when the scan is shrunk
+    array[0, 28:32, 28:32, 14:16] = -1  # one black cell
     module = Darkness()
-    strongest, *_ = detect(model_of(module), NetworkInput(array, TO_RAS), 0.05, quiet)
-    alone = float(module(torch.from_numpy(array)[None])[0].max())
-    mean = float(looks(lambda x: joined(module(x)), array, STRIDE)[0].max())
-    assert mean < alone - 2
-    assert math.log(strongest.probability / (1 - strongest.probability)) == pytest.approx(mean, abs=1e-3)
-
-
-def test_a_speck_of_brain_that_no_smaller_scale_shows_is_searched_all_the_same() -> None:
-    array = np.zeros((2, 64, 64, 32), np.float32)
-    array[0, 27, 27, 13] = -1
-    assert not any(scaled(torch.from_numpy(array), scale).any() for scale in SCALES[1:])
-    asked = Scarce(Darkness(), 1000)
-    assert detect(model_of(asked), NetworkInput(array, TO_RAS), 0.5, quiet) == []
-    assert asked.answered == 1
-
-
-@pytest.mark.parametrize("slices", [97, 98, 99, 100])
-def test_nothing_is_found_beyond_the_last_slice(slices: int) -> None:
-    array = np.full((2, 64, 64, slices), -1e-6, np.float32)
-    array[0, 28:36, 28:36, -4:] = -1
-    found = detect(model_of(Darkness()), NetworkInput(array, np.diag([0.5, 0.5, 1, 1])), 0.1, quiet)
-    assert found
-    assert all(slices - 5 < d.center_ras_mm[2] <= slices for d in found)
-
-
-def test_a_tile_without_brain_leaves_what_its_neighbor_found() -> None:
-    array = np.zeros((2, 640, 32, 16), np.float32)
-    array[0, 40:160] = np.random.default_rng(0).uniform(-1, 1, (120, 32, 16))  # up to a border between blocks
-    module = RandomWeights()
-    ask = Scarce(module, 1000)
-    log_odds, _ = search(model_of(ask), torch.from_numpy(array), STRIDE, largest=3)
-    assert len(SCALES) < ask.answered < sum(1 for scale in SCALES for _ in tiles((int(640 * scale), 32, 16), 3))
-    expected, _ = looks(lambda x: joined(module(x)), array, STRIDE)
-    assert torch.allclose(log_odds[10:40], expected[10:40], atol=1e-4)
-    assert (log_odds[-40:] < -20).all()  # of which nobody asked
-
-
-def test_progress_rises_by_the_work_of_every_scale_and_part() -> None:
-    told: list[tuple[float, str]] = []
-    array = -np.ones((2, 4200, 32, 16), np.float32)
-    scarce = Scarce(Darkness(), TILE_BLOCKS[-1])
-    detect(
-        model_of(scarce),
-        NetworkInput(array, TO_RAS),
-        0.1,
-        lambda _, fraction, message: told.append((fraction, message)),
+    strongest, *_ = detect(model_of(module), NetworkInput(array, TO_RAS), 0.5, quiet)
+    plain, smooth = (
+        float(module(look[None])[0].max()) for look in (torch.from_numpy(array), smoothed(torch.from_numpy(array)))
     )
-    told = told[[message for _, message in told].index("Searching at scale 1 of 3, part 2 of 2") - 1 :]
-    whole = sum(scale**3 for scale in SCALES)
-    expected = [
-        (0, "Searching at scale 1 of 3"),
-        (0.5 / whole, "Searching at scale 1 of 3, part 2 of 2"),
-        (1 / whole, "Searching at scale 2 of 3"),
-        ((1 + SCALES[1] ** 3) / whole, "Searching at scale 3 of 3"),
-        (1, "Searched the whole brain"),
-    ]
-    assert [message for _, message in told] == [message for _, message in expected]
-    assert [fraction for fraction, _ in told] == pytest.approx([fraction for fraction, _ in expected])
+    assert smooth < plain - 2
+    assert math.log(strongest.probability / (1 - strongest.probability)) == pytest.approx(
+        (plain + smooth) / 2, abs=1e-3
+    )
 
 
 def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> None:
@@ -221,7 +186,7 @@ def test_an_empty_brain_gives_no_detection_and_does_not_ask_the_network() -> Non
     assert detect(model_of(Refuses()), empty, 0.1, quiet) == []
 
 
-@pytest.mark.parametrize(("after", "answered"), [(0.0, 1), (0.3, 2)], ids=["tiles", "looks"])
+@pytest.mark.parametrize(("after", "answered"), [(0.0, 1), (0.3, 2)], ids=["looks", "tiles"])
 def test_a_cancel_stops_between_looks_and_between_tiles(after: float, answered: int) -> None:
     def cancel(stage: str, fraction: float, message: str) -> None:
         if fraction > after:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from CMBDetectorLib import models
 from CMBDetectorLib.errors import InputError, ModelError
 from CMBDetectorLib.resources import resources_dir
-from CMBDetectorLib.scales import SCALES
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
 from CMBDetectorLib.training.detector import DetectorObjective
 from CMBDetectorLib.training.export import CONTRACTS, averaged_network, export_model, rounded, update_manifest
@@ -131,11 +129,6 @@ def test_a_threshold_that_a_search_would_refuse_is_not_exported(
 def test_the_bundled_manifest_says_what_this_version_feeds_and_reads(name: str) -> None:
     manifest = models.read_manifest(resources_dir() / "Models" / f"{name}.json")
     assert {part: manifest[part] for part in CONTRACTS[name]} == CONTRACTS[name]
-
-
-def test_the_manifest_names_the_scales_that_are_searched() -> None:
-    said = CONTRACTS["detector"]["output"]["probability"]
-    assert [float(number) for number in re.findall(r"0\.\d+", said)] == list(SCALES[1:])
 
 
 def test_the_bundled_figures_with_phase_and_without_are_of_the_same_cases() -> None:
