@@ -36,7 +36,7 @@ from CMBDetectorLib.evaluation.features import Crop, feature_vectors, level_maps
 from CMBDetectorLib.evaluation.page import _change, write_page
 from CMBDetectorLib.evaluation.pictures import KINDS, places, removed
 from CMBDetectorLib.evaluation.prepared import PreparedCase
-from CMBDetectorLib.evaluation.variants import Variant, answers, read_variant
+from CMBDetectorLib.evaluation.variants import Variant, answers, blob_variant, read_variant
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.anchors import SPACING_MM
 from CMBDetectorLib.networks.detector import Detector
@@ -337,15 +337,13 @@ def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:
             read_variant("RPN", path)
 
 
-def test_answers_are_searched_anew_when_the_code_of_the_search_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = read_variant("RPN", resources_dir() / "Models").key
-    assert read_variant("other name", resources_dir() / "Models").key == before
+def test_answers_are_searched_anew_when_detect_py_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = blob_variant().key
+    assert blob_variant().key == before
     changed = tmp_path / "detect.py"
     changed.write_bytes(Path(str(detect_module.__file__)).read_bytes() + b"# changed")
     monkeypatch.setattr(detect_module, "__file__", str(changed))
-    assert read_variant("RPN", resources_dir() / "Models").key != before
+    assert blob_variant().key != before
 
 
 # --- the page
