@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from CMBDetectorLib.errors import InputError, ModelError, is_want_of_memory
+from CMBDetectorLib.networks.adapters import merge_adapters
 from CMBDetectorLib.preprocessing import DETECTOR_SPACING_MM, SEGMENTER_SPACING_MM
 from CMBDetectorLib.resources import resources_dir
 
@@ -97,6 +98,7 @@ def load_model(name: str, *, device: str = "auto", models_dir: Path | None = Non
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript; every torch from 2.5 on reads it
             module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+            merge_adapters(module)
             module = module.to(device=chosen, dtype=dtype, memory_format=torch.channels_last_3d)
             module = torch.jit.freeze(module)
     except RuntimeError as problem:

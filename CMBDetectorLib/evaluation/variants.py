@@ -20,6 +20,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation import blobs, components
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.models import Model, choose_device, describe, working_dtype
+from CMBDetectorLib.networks.adapters import merged
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.preprocessing import NetworkInput
@@ -89,7 +90,7 @@ def read_variant(name: str, path: Path, device: str = "auto") -> Variant:
 def _exported(file: Path) -> nn.Module:
     """Detector with the weights of an exported one, of which pictures need more than its answer."""
     try:
-        weights = torch.jit.load(str(file), map_location="cpu").state_dict()
+        weights = merged(torch.jit.load(str(file), map_location="cpu").state_dict())
         network = Detector(ffm=any(name.startswith("fusion") for name in weights))
         network.load_state_dict(weights)
     except (OSError, RuntimeError, ValueError) as problem:

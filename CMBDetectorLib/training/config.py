@@ -200,6 +200,9 @@ class DetectorTraining(Training):
         thin enough (under 2.28 mm).
     without_phase : float
         Share of crops whose phase channel is emptied, so that SWI alone works too.
+    rank : int
+        Rank of adapters (`CMBDetectorLib.networks.adapters`) that learn beside the kernels of `initial`, but for those
+        of parts `kept`; 0 trains the kernels themselves.
     """
 
     head: str = "proposals"
@@ -217,12 +220,13 @@ class DetectorTraining(Training):
     vessels: float = 0.4
     thickened: float = 0.3
     without_phase: float = 0.2
+    rank: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         shares = ("implanted", "calcified", "ragged", "diffuse", "painted", "vessels", "thickened", "without_phase")
         self._check_range(0, 1, *shares)
-        self._check_range(0, math.inf, "box_weight", "prototype_weight")
+        self._check_range(0, math.inf, "box_weight", "prototype_weight", "rank")
         self._check_choice("head", ("proposals", "mask"))
         r, a, s = self.crop
         if r != a or min(r, s) < 1 or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:

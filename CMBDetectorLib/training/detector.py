@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from CMBDetectorLib.networks.adapters import adapt
 from CMBDetectorLib.networks.backbone import FEATURES
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
@@ -31,6 +32,8 @@ class DetectorObjective(nn.Module):
     def __init__(self, config: DetectorTraining) -> None:
         super().__init__()
         self.network = Detector(config.ffm)
+        if config.rank:
+            adapt(self.network, config.rank, config.kept)
         self.prototypes = Prototypes(FEATURES) if config.hspl else None
         self.config = config
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from CMBDetectorLib import __version__, models
 from CMBDetectorLib.errors import InputError, OutputError
+from CMBDetectorLib.networks.adapters import adapt, halve_adapters
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.networks.segmenter import Segmenter
@@ -24,9 +27,17 @@ from CMBDetectorLib.request import Settings
 from CMBDetectorLib.training.split import heads_of
 
 NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "detector": lambda config: PlainUNet() if config.get("head") == "mask" else Detector(config["ffm"]),
+    "detector": lambda config: PlainUNet() if config.get("head") == "mask" else _detector(config),
     "segmenter": lambda config: Segmenter(config["coordinates"]),
 }
+
+
+def _detector(config: dict[str, Any]) -> Detector:
+    network = Detector(config["ffm"])
+    if rank := config.get("rank"):
+        adapt(network, rank, config["kept"])
+    return network
+
 
 CONTRACTS: dict[str, dict[str, Any]] = {
     "detector": {
@@ -66,7 +77,7 @@ EXAMPLE_INPUT = {
     "segmenter": (1, len(models.CHANNELS["segmenter"]), 64, 32, 48),
 }
 TOLERANCE = 1e-4  # largest difference between the script and the module it was made from
-SPARE_BITS = 13  # of the 23 that float32 has for the fraction
+FRACTION_BITS = 23  # of float32; the first significant bit is not among them
 DEFAULT_THRESHOLD = 0.5  # until one is chosen on validation heads
 
 
@@ -114,6 +125,7 @@ def export_model(
     thresholds = _thresholds(name, threshold, threshold_without_phase)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / f"{name}.pt"
+    halve_adapters(network)
     script(network, torch.rand(EXAMPLE_INPUT[name]), path)
     manifest = {
         "name": name,
@@ -158,7 +170,8 @@ def _thresholds(name: str, threshold: float | None, without_phase: float | None)
 def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Give the network of a checkpoint with the running average of its weights, and what else it holds.
 
-    They are `rounded`, but for parts that the run kept: those stay as they were.
+    They are `rounded`, but for parts that the run kept and kernels beside which it trained adapters: those stay as they
+    were.
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -166,7 +179,11 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
         kept = tuple(f"{part}." for part in state["config"].get("kept", ()))
-        network.load_state_dict({k: v if k.startswith(kept) else rounded(v) for k, v in weights.items()})
+        if state["config"].get("rank"):
+            kept += tuple(name for name, weight in weights.items() if weight.ndim > 2)
+        network.load_state_dict(
+            {name: weight if name.startswith(kept) else rounded(weight) for name, weight in weights.items()}
+        )
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as problem:
         reason = getattr(problem, "strerror", None) or next(iter(str(problem).splitlines()), "it is empty")
         raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
@@ -174,17 +191,18 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
 
 
 def rounded(weights: Tensor) -> Tensor:
-    """Weights in float32: kernels with the 8 significant bits of bfloat16, vectors (biases, norms) with 11.
+    """Weights in float32: kernels with the 8 significant bits of bfloat16, vectors (biases, norms) with 11, adapters 5.
 
     They pack to half, in the repository and on the way to its users. A CPU that computes in bfloat16 reads no more of
-    the kernels; norms are few, and what they do adds up over a layer.
+    the kernels; norms are few, and what they do adds up over a layer. Adapters, which are matrices, say small changes.
     """
     if weights.dtype != torch.float32:
         return weights
-    if weights.ndim > 1:
+    if weights.ndim > 2:
         return weights.bfloat16().float()
+    spare = FRACTION_BITS - (4 if weights.ndim == 2 else 10)
     bits = weights.contiguous().view(torch.int32)
-    nearest = ((bits + (1 << (SPARE_BITS - 1))) & -(1 << SPARE_BITS)).view(torch.float32)
+    nearest = ((bits + (1 << (spare - 1))) & -(1 << spare)).view(torch.float32)
     return torch.where(weights.isfinite(), nearest, weights)
 
 
@@ -194,6 +212,7 @@ def script(network: nn.Module, example: Tensor, path: Path) -> None:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript
         torch.jit.save(torch.jit.script(network), str(part))
+        _without_source_lines(part)
         expected, found = network(example), torch.jit.load(str(part))(example)
     pairs = [(expected, found)] if isinstance(expected, Tensor) else list(zip(expected, found, strict=True))
     difference = max(float((a - b).abs().max()) for a, b in pairs)
@@ -201,6 +220,14 @@ def script(network: nn.Module, example: Tensor, path: Path) -> None:
         part.unlink()
         raise OutputError(f"{path} was not written: the script differs from its network by {difference:.2g}.")
     os.replace(part, path)
+
+
+def _without_source_lines(path: Path) -> None:
+    """Write a TorchScript file anew without what tells the lines of our source, which no two exports have alike."""
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as had, zipfile.ZipFile(path, "w") as file:
+        for name in had.namelist():
+            if not name.endswith(".debug_pkl"):
+                file.writestr(zipfile.ZipInfo(name), had.read(name))
 
 
 def update_manifest(path: Path, *, figures: dict[str, Any]) -> Path:

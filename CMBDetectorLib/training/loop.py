@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.interruption import signals_held
 from CMBDetectorLib.models import choose_device, has_native_bfloat16
+from CMBDetectorLib.networks.adapters import has_adapters, hold_adapted, merged
 from CMBDetectorLib.processes import leave_stopping_to_the_parent
 from CMBDetectorLib.training.config import Progress, Training
 
@@ -72,6 +73,7 @@ def fit(
     # Channels last is what makes 3D convolutions fast in bfloat16 on a CPU (4 times, measured).
     objective = objective.to(device).to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     keep(config.kept, objective)
+    hold_adapted(objective)
     average = copy.deepcopy(objective).requires_grad_(False)
     optimizer = torch.optim.AdamW(objective.parameters(), config.learning_rate, weight_decay=config.weight_decay)
 
@@ -184,6 +186,8 @@ def start_from(model: Path, objective: nn.Module, kept: Sequence[str] = ()) -> N
     try:
         network = objective.get_submodule("network")
         weights, own = torch.jit.load(str(model), map_location="cpu").state_dict(), network.state_dict()
+        if not has_adapters(network):
+            weights = merged(weights)
         lacking = set(own) - set(weights)
         first = next(iter(own), "")  # reads the input; so do layers that grew as it did
         reads = {name: (weights[name].shape[1:2], own[name].shape[1:2]) for name in own if name in weights}

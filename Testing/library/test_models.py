@@ -74,13 +74,15 @@ def test_rounding_goes_to_the_nearest_and_leaves_whole_numbers() -> None:
     assert torch.allclose(rounded(values), expected, rtol=2**-11, atol=0)
     assert torch.equal(rounded(values)[:6], expected[:6])
     assert torch.equal(rounded(torch.tensor(7)), torch.tensor(7))
-    kernel = torch.tensor([[1 + 2**-7, 1 + 2**-9, 1 + 2**-8, -1 - 3 * 2**-9]])
-    assert torch.equal(rounded(kernel), torch.tensor([[1 + 2**-7, 1.0, 1.0, -1 - 2**-7]]))
+    kernel = torch.tensor([1 + 2**-7, 1 + 2**-9, 1 + 2**-8, -1 - 3 * 2**-9]).reshape(1, 4, 1, 1, 1)
+    assert torch.equal(rounded(kernel).flatten(), torch.tensor([1 + 2**-7, 1.0, 1.0, -1 - 2**-7]))
+    adapter = torch.tensor([[1 + 2**-4, 1 + 2**-6, -1 - 3 * 2**-6, 0.0]])
+    assert torch.equal(rounded(adapter), torch.tensor([[1 + 2**-4, 1.0, -1 - 2**-4, 0.0]]))
 
 
 def test_rounding_hides_no_weight_that_is_not_a_number() -> None:
     of_a_gpu = torch.tensor([0x7FFFFFFF, 0x7F800000], dtype=torch.int32).view(torch.float32)
-    for weights in (of_a_gpu, of_a_gpu[None]):
+    for weights in (of_a_gpu, of_a_gpu[None], of_a_gpu.reshape(1, 2, 1, 1, 1)):
         assert not rounded(weights).isfinite().any()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from CMBDetectorLib.networks import anchors
+from CMBDetectorLib.networks.adapters import AdaptedConv3d, adapt, halve_adapters, has_adapters, merge_adapters, merged
 from CMBDetectorLib.networks.backbone import CHANNELS, FEATURES
 from CMBDetectorLib.networks.detector import Detector, Fusion
 from CMBDetectorLib.networks.plain_unet import PlainUNet
@@ -167,3 +168,56 @@ def test_prototypes_without_samples_cost_nothing() -> None:
     loss = Prototypes(4)(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     loss.backward()
     assert loss.item() == 0
+
+
+# --- adapters
+
+
+def with_adapters(kept: tuple[str, ...] = ()) -> Detector:
+    torch.manual_seed(0)
+    network = Detector().eval()
+    adapt(network, 2, kept)
+    return network
+
+
+def test_a_new_adapter_changes_nothing() -> None:
+    network, x = with_adapters(), torch.randn(1, CHANNELS, 64, 32, 16)
+    torch.manual_seed(0)
+    plain = Detector().eval()
+    for one, other in zip(network(x), plain(x), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_an_adapter_says_is_added_to_the_kernel() -> None:
+    plain = nn.Conv3d(3, 4, 3, padding=1)
+    layer = AdaptedConv3d(plain, 2)
+    layer.up.data = torch.randn(4, 2)
+    x = torch.randn(2, 3, 6, 6, 6)
+    change = torch.einsum("or,rn->on", layer.up, layer.down).reshape(4, 3, 3, 3, 3)
+    expected = nn.functional.conv3d(x, plain.weight + change, plain.bias, padding=1)
+    assert torch.allclose(layer(x), expected, atol=1e-5)
+    assert not torch.allclose(layer(x), plain(x), atol=0.1)
+
+
+def test_parts_that_are_kept_get_no_adapters() -> None:
+    network = with_adapters(kept=("at_2_mm", "d1"))
+    assert not has_adapters(network.at_2_mm) and not has_adapters(network.d1)
+    assert has_adapters(network.at_1_mm) and has_adapters(network.d2) and has_adapters(network.answer)
+
+
+def test_a_network_with_adapters_merged_into_its_kernels_answers_the_same() -> None:
+    network, x = with_adapters(), torch.randn(1, CHANNELS, 64, 32, 16)
+    for module in network.modules():
+        if isinstance(module, AdaptedConv3d):
+            nn.init.normal_(module.up, std=0.1)
+    halve_adapters(network)
+    adapted = network(x)
+    plain = Detector().eval()
+    before = plain(x)
+    plain.load_state_dict(merged(network.state_dict()))
+    merge_adapters(network)
+    merge_adapters(network)  # once more changes nothing
+    for answers in zip(adapted, plain(x), network(x), before, strict=True):
+        assert torch.allclose(answers[0], answers[1], atol=1e-5)
+        assert torch.allclose(answers[0], answers[2], atol=1e-5)
+        assert not torch.allclose(answers[0], answers[3], atol=1e-3)

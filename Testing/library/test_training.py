@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from CMBDetectorLib.errors import Cancelled, InputError
+from CMBDetectorLib.models import load_model
 from CMBDetectorLib.networks import anchors
 from CMBDetectorLib.networks.blocks import Residual
 from CMBDetectorLib.networks.detector import Detector
@@ -44,7 +45,7 @@ from CMBDetectorLib.training.data import (
     vary,
 )
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
-from CMBDetectorLib.training.export import export_model
+from CMBDetectorLib.training.export import averaged_network, export_model
 from CMBDetectorLib.training.heads import Head, random_sample, with_sides
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
@@ -842,12 +843,12 @@ def test_a_detector_learns_dark_balls_and_finds_them_within_a_millimeter_and_a_h
     assert len(anchors.decode(logits[2], found[2], 0.5)[0]) == 0
 
 
-@pytest.mark.parametrize("kept", [(), ("at_1_mm",)])
-def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path, kept: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("kept", "rank"), [((), 0), (("at_1_mm",), 0), (("at_1_mm",), 2)])
+def test_a_run_that_was_stopped_ends_in_the_same_weights(tmp_path: Path, kept: tuple[str, ...], rank: int) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
 
     torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
-    options = {"steps": 4, "initial": tmp_path / "detector.pt", "kept": kept}
+    options = {"steps": 4, "initial": tmp_path / "detector.pt", "kept": kept, "rank": rank}
     whole = train_detector(detector_training(tmp_path, out=tmp_path / "whole", **options), silent)
     parts = detector_training(tmp_path, out=tmp_path / "parts", **options)
     with pytest.raises(Cancelled):
@@ -875,6 +876,41 @@ def test_a_part_that_is_kept_stays_as_it_was_while_the_others_learn(tmp_path: Pa
         is_kept = name.startswith(config.kept)
         if is_kept or name.endswith(("weight", "running_mean")):
             assert torch.equal(before, learned[f"network.{name}"]) == is_kept, name
+
+
+def test_beside_adapters_kernels_and_batch_statistics_stay_as_they_were_while_the_rest_learns(tmp_path: Path) -> None:
+    write_case(tmp_path / "a", heads_of("train")[0])
+    torch.jit.save(torch.jit.script(Detector()), str(tmp_path / "detector.pt"))
+    kept = ("at_1_mm", "d1")
+    config = detector_training(tmp_path, steps=2, initial=tmp_path / "detector.pt", kept=kept, rank=2)
+    checkpoint = train_detector(config, silent)
+    learned = torch.load(checkpoint, weights_only=True)["average"]
+    adapters = [name for name in learned if name.endswith(".up")]
+    assert adapters
+    assert not any(name.startswith(tuple(f"network.{part}." for part in kept)) for name in adapters)
+    assert all(learned[name].any() for name in adapters)
+    initial = torch.jit.load(str(tmp_path / "detector.pt")).state_dict()
+    for name, before in initial.items():
+        stays = name.startswith(kept) or before.ndim > 1 or "running" in name
+        if stays or name in ("at_2_mm.1.1.weight", "proposal.1.bias", "answer.bias"):
+            assert torch.equal(before, learned[f"network.{name}"]) == stays, name
+
+    # What is exported has the same kernels, to the bit: the repository packs them once.
+    export_model("detector", checkpoint, tmp_path / "models")
+    exported = torch.jit.load(str(tmp_path / "models" / "detector.pt")).state_dict()
+    for name, before in initial.items():
+        if before.ndim > 1:
+            assert torch.equal(before, exported[name]), name
+    small = [value for name, value in exported.items() if name.endswith((".up", ".down"))]
+    assert len(small) == 2 * len(adapters)
+    assert {value.dtype for value in small} == {torch.bfloat16}
+
+    # A search runs it as one without adapters.
+    model = load_model("detector", device="cpu", models_dir=tmp_path / "models")
+    assert "matmul" not in str(model.module.graph)
+    x = torch.rand(1, 3, 64, 32, 32)
+    expected, _ = averaged_network("detector", checkpoint)[0](x)
+    assert torch.allclose(model.module(x.to(model.dtype))[0].float(), expected, atol=0.1)
 
 
 class Small(nn.Module):
