@@ -20,7 +20,7 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation import blobs, components
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.models import Model, choose_device, describe, working_dtype
-from CMBDetectorLib.networks.adapters import merged
+from CMBDetectorLib.networks.adapters import merge_adapters, merged
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.plain_unet import PlainUNet
 from CMBDetectorLib.preprocessing import NetworkInput
@@ -74,6 +74,7 @@ def read_variant(name: str, path: Path, device: str = "auto") -> Variant:
     """
     file = path / "detector.pt" if path.is_dir() else path
     network = _exported(file) if path.is_dir() else averaged_network("detector", file)[0]
+    merge_adapters(network)  # as `models.load_model` does, before rounding to what the device computes in
     chosen = choose_device(device)
     dtype = working_dtype(chosen)
     network = network.eval().to(chosen, dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def adapted(kernel: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """Kernel plus what its adapter says, which is computed in float32 but in training with autocast."""
+    """Kernel plus what its adapter says; float32, except under autocast in training."""
     return kernel + (up.float() @ down.float()).view_as(kernel).to(kernel.dtype)
 
 
@@ -19,7 +19,7 @@ class AdaptedConv3d(nn.Conv3d):
     Parameters
     ----------
     conv : nn.Conv3d
-        Gives shape and weights.
+        Gives shape and weights; no groups, no dilation.
     rank : int
         Columns of `up`, rows of `down`.
     """
@@ -29,6 +29,7 @@ class AdaptedConv3d(nn.Conv3d):
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,  # type: ignore[arg-type]
             bias=conv.bias is not None,
         )  # fmt: skip
+        assert (conv.groups, conv.dilation) == (1, (1, 1, 1))
         self.load_state_dict(conv.state_dict())
         read = self.weight[0].numel()
         self.up = nn.Parameter(torch.zeros(self.out_channels, rank))
@@ -42,7 +43,11 @@ class AdaptedConv3d(nn.Conv3d):
 
     @torch.jit.export
     def merge(self) -> None:
-        """Make the adapted kernel this layer's own: then torch can freeze it and join it with what follows."""
+        """Make the adapted kernel this layer's own: then `torch.jit.freeze` joins it with the norm that follows.
+
+        It does so only where `forward` adds nothing (`is_merged`). The adapter is empty then, so that neither a second
+        merge nor `merged` adds it again.
+        """
         self.weight.copy_(adapted(self.weight, self.up, self.down))
         self.up.zero_()
         self.is_merged = True
@@ -60,6 +65,11 @@ def adapt(network: nn.Module, rank: int, kept: Sequence[str] = ()) -> None:
 def has_adapters(network: nn.Module) -> bool:
     """Whether any layer of a network has one."""
     return any(isinstance(module, AdaptedConv3d) for module in network.modules())
+
+
+def is_adapter(name: str) -> bool:
+    """Whether weights of this name are a part of an adapter."""
+    return name.endswith((".up", ".down"))
 
 
 def hold_adapted(network: nn.Module) -> None:
@@ -80,7 +90,7 @@ def merge_adapters(network: nn.Module) -> None:
 
 
 def halve_adapters(network: nn.Module) -> None:
-    """Hold adapters, rounded before, in bfloat16: half the bytes on disk."""
+    """Hold adapters in bfloat16, half the bytes on disk; nothing is lost of those that `export` has rounded."""
     for module in network.modules():
         if isinstance(module, AdaptedConv3d):
             module.up.data = module.up.data.bfloat16()
@@ -91,9 +101,9 @@ def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a network, by name, as those of one without adapters that computes the same."""
     own = {}
     for name, weight in weights.items():
-        layer, _, kind = name.rpartition(".")
-        if kind == "weight" and f"{layer}.up" in weights:
+        layer = name.removesuffix(".weight")
+        if f"{layer}.up" in weights:
             weight = adapted(weight, weights[f"{layer}.up"], weights[f"{layer}.down"])
-        if kind not in ("up", "down"):
+        if not is_adapter(name):
             own[name] = weight
     return own

@@ -202,7 +202,8 @@ class DetectorTraining(Training):
         Share of crops whose phase channel is emptied, so that SWI alone works too.
     rank : int
         Rank of adapters (`CMBDetectorLib.networks.adapters`) that learn beside the kernels of `initial`, but for those
-        of parts `kept`; 0 trains the kernels themselves.
+        of parts `kept`. Biases, scales and shifts of the norms and prototypes learn, too; kernels and batch statistics
+        stay. 0 trains the kernels themselves.
     """
 
     head: str = "proposals"
@@ -228,6 +229,10 @@ class DetectorTraining(Training):
         self._check_range(0, 1, *shares)
         self._check_range(0, math.inf, "box_weight", "prototype_weight", "rank")
         self._check_choice("head", ("proposals", "mask"))
+        if self.rank and self.head == "mask":
+            raise InputError(f"The option 'rank' is {self.rank}; the plain U-Net has no adapters, so it must be 0.")
+        if self.rank and self.initial is None:
+            raise InputError("Adapters learn beside the kernels of a trained network: name it as 'initial'.")
         r, a, s = self.crop
         if r != a or min(r, s) < 1 or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")

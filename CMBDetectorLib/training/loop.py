@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from CMBDetectorLib.errors import Cancelled, InputError
 from CMBDetectorLib.interruption import signals_held
 from CMBDetectorLib.models import choose_device, has_native_bfloat16
-from CMBDetectorLib.networks.adapters import has_adapters, hold_adapted, merged
+from CMBDetectorLib.networks.adapters import hold_adapted, is_adapter, merged
 from CMBDetectorLib.processes import leave_stopping_to_the_parent
 from CMBDetectorLib.training.config import Progress, Training
 
@@ -181,14 +181,15 @@ def start_from(model: Path, objective: nn.Module, kept: Sequence[str] = ()) -> N
     """Give the objective's network the weights of an exported one; `InputError` when they do not fit.
 
     Input channels that the exported one did not read start with weights of zero, in every layer that reads the input:
-    they change nothing at first. Parts that are to be kept must be whole in it.
+    they change nothing at first. Parts that are to be kept must be whole in it, and with adapters all of it.
     """
     try:
         network = objective.get_submodule("network")
         weights, own = torch.jit.load(str(model), map_location="cpu").state_dict(), network.state_dict()
-        if not has_adapters(network):
+        had, has = ({name: v.shape for name, v in each.items() if is_adapter(name)} for each in (weights, own))
+        if had != has:  # of another rank, beside other kernels, or none: this run's adapters begin anew
             weights = merged(weights)
-        lacking = set(own) - set(weights)
+        lacking = set(own) - set(weights) - set(has)
         first = next(iter(own), "")  # reads the input; so do layers that grew as it did
         reads = {name: (weights[name].shape[1:2], own[name].shape[1:2]) for name in own if name in weights}
         for name, (before, now) in reads.items():
@@ -199,6 +200,8 @@ def start_from(model: Path, objective: nn.Module, kept: Sequence[str] = ()) -> N
                 lacking.add(name)
         if unknown := sorted(name for name in lacking if name.startswith(tuple(f"{part}." for part in kept))):
             raise RuntimeError(f"it lacks {unknown[0]}, or a part of it, which is to be kept")
+        if has and lacking:
+            raise RuntimeError(f"it lacks {min(lacking)}, or a part of it, beside which adapters would learn")
         found = network.load_state_dict(weights, strict=False)
         if found.unexpected_keys:
             raise RuntimeError(f"it also has {found.unexpected_keys[0]}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
+from CMBDetectorLib.networks.adapters import merge_adapters
 from CMBDetectorLib.resources import resources_dir
 from Testing.benchmark.process import say
 
@@ -25,6 +26,7 @@ def main(file: Path, number_format: str) -> int:
     """Search the detector's whole input; the number of windows."""
     dtype = getattr(torch, number_format)
     network = torch.jit.load(str(resources_dir() / "Models" / "detector.pt")).eval()
+    merge_adapters(network)
     layout = torch.preserve_format
     if number_format != "float32":
         layout = torch.channels_last_3d

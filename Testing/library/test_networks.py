@@ -212,8 +212,8 @@ def test_a_network_with_adapters_merged_into_its_kernels_answers_the_same() -> N
             nn.init.normal_(module.up, std=0.1)
     halve_adapters(network)
     adapted = network(x)
+    before = with_adapters()(x)
     plain = Detector().eval()
-    before = plain(x)
     plain.load_state_dict(merged(network.state_dict()))
     merge_adapters(network)
     merge_adapters(network)  # once more changes nothing

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from CMBDetectorLib.errors import Cancelled, InputError
+from CMBDetectorLib.evaluation.variants import read_variant
 from CMBDetectorLib.models import load_model
 from CMBDetectorLib.networks import anchors
+from CMBDetectorLib.networks.adapters import adapt, merged
 from CMBDetectorLib.networks.blocks import Residual
 from CMBDetectorLib.networks.detector import Detector
 from CMBDetectorLib.networks.prototypes import CMB, MIMIC
@@ -170,6 +172,9 @@ def test_a_file_that_holds_no_options_of_this_run_is_refused(tmp_path: Path, tex
         ('"device": "gpu"', "'device' is 'gpu'; it must be one of auto, cpu, cuda"),
         ('"split": "training"', "'split' is 'training'; it must be one of train, validation, test, all"),
         ('"head": "boxes"', "'head' is 'boxes'; it must be one of proposals, mask"),
+        ('"rank": -1', "'rank' is -1; it must be 0 or more"),
+        ('"rank": 2', "Adapters learn beside .* name it as 'initial'"),
+        ('"initial": "d.pt", "head": "mask", "rank": 2', "'rank' is 2; the plain U-Net has no adapters"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path: Path, option: str, said: str) -> None:
@@ -905,12 +910,68 @@ def test_beside_adapters_kernels_and_batch_statistics_stay_as_they_were_while_th
     assert len(small) == 2 * len(adapters)
     assert {value.dtype for value in small} == {torch.bfloat16}
 
-    # A search runs it as one without adapters.
+
+def adapted_detector(kept: tuple[str, ...] = (), rank: int = 2) -> Detector:
+    """A detector whose adapters say a lot."""
+    torch.manual_seed(0)
+    network = Detector().eval()
+    nn.init.normal_(network.answer.weight, std=3)
+    nn.init.zeros_(network.get_parameter("answer.bias"))
+    adapt(network, rank, kept)
+    for name, weight in network.named_parameters():
+        if name.endswith(".up"):
+            nn.init.normal_(weight, std=0.3)
+    return network
+
+
+def test_a_search_runs_a_network_with_adapters_as_one_without(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(adapted_detector()), str(tmp_path / "initial.pt"))
+    config = detector_training(tmp_path, steps=0, initial=tmp_path / "initial.pt", rank=2)
+    checkpoint = fit(DetectorObjective(config), small_batch, config, silent)
+    export_model("detector", checkpoint, tmp_path / "models")
     model = load_model("detector", device="cpu", models_dir=tmp_path / "models")
     assert "matmul" not in str(model.module.graph)
-    x = torch.rand(1, 3, 64, 32, 32)
-    expected, _ = averaged_network("detector", checkpoint)[0](x)
-    assert torch.allclose(model.module(x.to(model.dtype))[0].float(), expected, atol=0.1)
+
+    network, _ = averaged_network("detector", checkpoint)
+    weights, x = network.state_dict(), torch.rand(1, 3, 64, 32, 32)
+    unadapted = Detector().eval()
+    unadapted.load_state_dict({name: weight for name, weight in weights.items() if not name.endswith((".up", ".down"))})
+    expected, found = network(x)[0], model.module(x.to(model.dtype))[0].float()
+    assert float((unadapted(x)[0] - expected).std()) > 0.5 * float(expected.std())  # what the adapters say is seen
+    assert float((found - expected).std()) < 0.05 * float(expected.std())
+
+    # The comparison of networks reads a checkpoint and an exported network as a search does.
+    kernel = merged(weights)["d2.join.0.weight"].to(model.dtype)
+    for path in (checkpoint, tmp_path / "models"):
+        read = read_variant("one", path).detector
+        assert read is not None
+        assert torch.equal(read.module.get_parameter("d2.join.0.weight"), kernel)
+
+
+@pytest.mark.parametrize(("rank", "kept"), [(0, ()), (2, ()), (3, ()), (2, ("d1",))])
+def test_a_run_starts_from_a_network_with_adapters_whatever_its_own_are(
+    tmp_path: Path, rank: int, kept: tuple[str, ...]
+) -> None:
+    first, x = adapted_detector(), torch.rand(1, 3, 64, 32, 32)
+    torch.jit.save(torch.jit.script(first), str(tmp_path / "detector.pt"))
+    config = detector_training(tmp_path, initial=tmp_path / "detector.pt", rank=rank, kept=kept)
+    objective = DetectorObjective(config).eval()
+    start_from(tmp_path / "detector.pt", objective, kept)
+    for one, other in zip(first(x), objective.network(x), strict=True):
+        assert torch.allclose(one, other, atol=1e-3)
+    # With the same adapters kernels stay as they are; with others they take in what the first ones say.
+    kernels = (each.get_parameter("d2.join.0.weight") for each in (first, objective.network))
+    same = torch.equal(*kernels)
+    assert same == ((rank, kept) == (2, ()))
+
+
+def test_adapters_need_a_network_that_is_whole(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Detector(ffm=False)), str(tmp_path / "detector.pt"))
+    config = detector_training(tmp_path, initial=tmp_path / "detector.pt", rank=2)
+    with pytest.raises(
+        InputError, match=r"it lacks fusion\.from_2_mm\.0\.bias, or a part of it, beside which adapters"
+    ):
+        start_from(tmp_path / "detector.pt", DetectorObjective(config))
 
 
 class Small(nn.Module):
