@@ -19,7 +19,7 @@ class AdaptedConv3d(nn.Conv3d):
     Parameters
     ----------
     conv : nn.Conv3d
-        Gives shape and weights; no groups, no dilation.
+        Gives shape and weights; no groups, no dilation, zeros beyond the edge.
     rank : int
         Columns of `up`, rows of `down`.
     """
@@ -29,7 +29,7 @@ class AdaptedConv3d(nn.Conv3d):
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,  # type: ignore[arg-type]
             bias=conv.bias is not None,
         )  # fmt: skip
-        assert (conv.groups, conv.dilation) == (1, (1, 1, 1))
+        assert (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1, 1), "zeros")
         self.load_state_dict(conv.state_dict())
         read = self.weight[0].numel()
         self.up = nn.Parameter(torch.zeros(self.out_channels, rank))

@@ -201,9 +201,9 @@ class DetectorTraining(Training):
     without_phase : float
         Share of crops whose phase channel is emptied, so that SWI alone works too.
     rank : int
-        Rank of adapters (`CMBDetectorLib.networks.adapters`) that learn beside the kernels of `initial`, but for those
-        of parts `kept`. Biases, scales and shifts of the norms and prototypes learn, too; kernels and batch statistics
-        stay. 0 trains the kernels themselves.
+        Rank of adapters (`CMBDetectorLib.networks.adapters`) that learn beside the kernels of `initial`, which must
+        lack nothing, but for those of parts `kept`. Biases, the norms' scales and shifts, and the prototypes learn,
+        too; kernels and batch statistics stay. 0 trains the kernels themselves.
     """
 
     head: str = "proposals"
@@ -232,7 +232,10 @@ class DetectorTraining(Training):
         if self.rank and self.head == "mask":
             raise InputError(f"The option 'rank' is {self.rank}; the plain U-Net has no adapters, so it must be 0.")
         if self.rank and self.initial is None:
-            raise InputError("Adapters learn beside the kernels of a trained network: name it as 'initial'.")
+            raise InputError(
+                f"The option 'rank' is {self.rank}; adapters learn beside a trained network: name it as 'initial', or "
+                "set 'rank' to 0."
+            )
         r, a, s = self.crop
         if r != a or min(r, s) < 1 or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")

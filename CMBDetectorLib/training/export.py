@@ -170,8 +170,8 @@ def _thresholds(name: str, threshold: float | None, without_phase: float | None)
 def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Give the network of a checkpoint with the running average of its weights, and what else it holds.
 
-    They are `rounded`, but for parts that the run kept and kernels beside which it trained adapters: those stay as they
-    were.
+    They are `rounded`, but for parts that the run kept, and kernels and batch statistics beside which it trained
+    adapters: those stay as they were.
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -180,7 +180,7 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
         weights = {k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)}
         kept = tuple(f"{part}." for part in state["config"].get("kept", ()))
         if state["config"].get("rank"):
-            kept += tuple(name for name, weight in weights.items() if weight.ndim > 2)
+            kept += tuple(name for name, weight in weights.items() if weight.ndim > 2 or "running" in name)
         network.load_state_dict(
             {name: weight if name.startswith(kept) else rounded(weight) for name, weight in weights.items()}
         )

@@ -201,7 +201,7 @@ def start_from(model: Path, objective: nn.Module, kept: Sequence[str] = ()) -> N
         if unknown := sorted(name for name in lacking if name.startswith(tuple(f"{part}." for part in kept))):
             raise RuntimeError(f"it lacks {unknown[0]}, or a part of it, which is to be kept")
         if has and lacking:
-            raise RuntimeError(f"it lacks {min(lacking)}, or a part of it, beside which adapters would learn")
+            raise RuntimeError(f"it lacks {min(lacking)}, or a part of it; with 'rank' it must be whole")
         found = network.load_state_dict(weights, strict=False)
         if found.unexpected_keys:
             raise RuntimeError(f"it also has {found.unexpected_keys[0]}")

@@ -173,7 +173,7 @@ def test_a_file_that_holds_no_options_of_this_run_is_refused(tmp_path: Path, tex
         ('"split": "training"', "'split' is 'training'; it must be one of train, validation, test, all"),
         ('"head": "boxes"', "'head' is 'boxes'; it must be one of proposals, mask"),
         ('"rank": -1', "'rank' is -1; it must be 0 or more"),
-        ('"rank": 2', "Adapters learn beside .* name it as 'initial'"),
+        ('"rank": 2', "'rank' is 2; adapters learn .* name it as 'initial'"),
         ('"initial": "d.pt", "head": "mask", "rank": 2', "'rank' is 2; the plain U-Net has no adapters"),
     ],
 )
@@ -969,7 +969,7 @@ def test_adapters_need_a_network_that_is_whole(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(Detector(ffm=False)), str(tmp_path / "detector.pt"))
     config = detector_training(tmp_path, initial=tmp_path / "detector.pt", rank=2)
     with pytest.raises(
-        InputError, match=r"it lacks fusion\.from_2_mm\.0\.bias, or a part of it, beside which adapters"
+        InputError, match=r"it lacks fusion\.from_2_mm\.0\.bias, or a part of it; with 'rank' it must be whole"
     ):
         start_from(tmp_path / "detector.pt", DetectorObjective(config))
 
