@@ -31,6 +31,7 @@ from CMBDetectorLib.request import FLOOR, DetectionRequest, Settings
 from CMBDetectorLib.result import InputFile, Provenance, Result, number
 from CMBDetectorLib.segment import segment
 from CMBDetectorLib.stages import STAGES
+from CMBDetectorLib.surroundings import IN_FLUID, Brightness, brightness, in_fluid
 from CMBDetectorLib.volume import Volume, read_volume, voxels_in, without_itk_warnings
 
 Progress = Callable[[str, float, str], None]
@@ -134,7 +135,8 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
             lambda notice: _announce("detect", notice, notices, progress),
         )
     with _timed("measure", seconds, progress):
-        candidates = [_candidate(d, inputs.swi, prepared, regions, progress) for d in detections]
+        shown = brightness(inputs.swi, regions) if detections else None
+        candidates = [_candidate(d, inputs.swi, prepared, regions, shown, progress) for d in detections]
 
     swi_file, phase_file = files.result()
     return Result(
@@ -219,11 +221,14 @@ def _candidate(
     swi: Volume,
     prepared: PreparedPhase | None,
     regions: Segmentation,
+    shown: Brightness | None,
     progress: Progress,
 ) -> Candidate:
     progress("measure", 0.0, "Measuring the candidates")
     center, diameter = detection.center_ras_mm, detection.diameter_mm
     location, exclusion = locate(center, diameter, regions)
+    if not exclusion and shown is not None and in_fluid(center, diameter, swi, regions, shown):
+        exclusion = IN_FLUID
     return Candidate(
         center_ras_mm=center,
         diameter_mm=diameter,
