@@ -13,7 +13,7 @@ import torch
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.simulation.case import render, truth_of, write_case
-from CMBDetectorLib.simulation.heads import list_heads, load_head
+from CMBDetectorLib.simulation.heads import atrophied, list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, Protocol, vary
 from CMBDetectorLib.simulation.vessels import VesselTree, grow_vessels
@@ -25,7 +25,10 @@ Progress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What one case shows and where it goes; `vessel_seed` is that of the set of vessel trees drawn for it."""
+    """What one case shows and where it goes; `vessel_seed` is that of the set of vessel trees drawn for it.
+
+    `atrophy_seed` is that of the head's atrophy, None where its cortex is whole.
+    """
 
     folder: Path
     head: str
@@ -33,6 +36,7 @@ class Plan:
     protocol: Protocol
     seed: int
     burden: str
+    atrophy_seed: int | None = None
 
 
 def simulate(
@@ -43,6 +47,7 @@ def simulate(
     seed: int = 0,
     protocol: str = "all",
     varied: bool = False,
+    atrophy: bool = False,
     burden: str = "realistic",
     heads: Sequence[str] | None = None,
     vessels: int = 1,
@@ -64,6 +69,8 @@ def simulate(
         A name in `PROTOCOLS`, or ``all``.
     varied : bool
         Draw each case's protocol from the range around the named one.
+    atrophy : bool
+        Take cortex away, each case's in its own way (`heads.atrophied`).
     burden : str
         One of `BURDENS`, or a number of microbleeds.
     vessels : int
@@ -77,7 +84,7 @@ def simulate(
     ------
     InputError
         An option is none of those named, or `out` holds a case of another head, seed, protocol, burden or set of
-        vessels.
+        vessels, or with another atrophy.
     """
     names = list(heads or list_heads(heads_dir))
     if protocol != "all" and protocol not in PROTOCOLS:
@@ -88,7 +95,10 @@ def simulate(
         raise InputError(f"There are {vessels} sets of vessels and {processes} processes; give 1 or more of both.")
     kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    every = (plan(out, n, names, kinds, seed, varied=varied, burden=burden, vessels=vessels) for n in range(cases))
+    every = (
+        plan(out, n, names, kinds, seed, varied=varied, atrophy=atrophy, burden=burden, vessels=vessels)
+        for n in range(cases)
+    )
     plans = [each for each in every if not _is_there(each)]
     with in_processes(processes) as run:
         heads_and_seeds = sorted({(each.head, each.vessel_seed) for each in plans})
@@ -114,6 +124,8 @@ def _is_there(planned: Plan) -> bool:
         odd.append("its protocol was varied in another way")
     if truth.get("vessel_seed", planned.vessel_seed) != planned.vessel_seed:
         odd.append("it has another set of vessels")
+    if truth.get("atrophy_seed") != planned.atrophy_seed:
+        odd.append("its cortex is whole" if planned.atrophy_seed is not None else "its cortex is not whole")
     if odd:
         raise InputError(f"{planned.folder} holds another case: {odd[0]}. Give another folder, or delete it.")
     return True
@@ -128,8 +140,13 @@ def _grow(heads_dir: Path, head_and_seed: tuple[str, int]) -> tuple[tuple[str, i
 def _render(heads_dir: Path, device: str, pictures: bool, job: tuple[Plan, tuple[VesselTree, ...]]) -> str:
     """Render one case into its folder; return the folder's name."""
     planned, trees = job
-    case = render(load_head(heads_dir, planned.head), trees, planned.protocol, planned.seed, planned.burden, device)
+    head = load_head(heads_dir, planned.head)
+    if planned.atrophy_seed is not None:
+        head = atrophied(head, np.random.default_rng(planned.atrophy_seed))
+    case = render(head, trees, planned.protocol, planned.seed, planned.burden, device)
     case.truth["vessel_seed"] = planned.vessel_seed
+    if planned.atrophy_seed is not None:
+        case.truth["atrophy_seed"] = planned.atrophy_seed
     if pictures:
         planned.folder.mkdir(parents=True, exist_ok=True)
         montage(case).save(planned.folder / "montage.png")
@@ -145,6 +162,7 @@ def plan(
     seed: int,
     *,
     varied: bool,
+    atrophy: bool,
     burden: str,
     vessels: int,
 ) -> Plan:
@@ -158,7 +176,9 @@ def plan(
     vessel_seed = (int(head) if head.isdigit() else 0) + SEEDS_APART * vessel_set
     if burden == "training":
         burden = ("many", "none")[turn % 2]
-    return Plan(out / f"case_{case:04d}", head, vessel_seed, protocol, seed + case, burden)
+    return Plan(
+        out / f"case_{case:04d}", head, vessel_seed, protocol, seed + case, burden, seed + case if atrophy else None
+    )
 
 
 def protocol_of(case: int, heads: Sequence[str], protocols: Sequence[Protocol]) -> Protocol:

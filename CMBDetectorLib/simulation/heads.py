@@ -24,6 +24,9 @@ VENTRAL_DC, CHOROID_PLEXUS = (28, 60), (163, 164)
 DURAL_SINUS, ARTERY, BONE, MARROW, SKIN, NASAL = 514, 502, 515, 516, 511, 509
 FIRST_OUTSIDE = 500  # this number and those above lie outside the brain
 
+ATROPHY_MM = (0.3, 1.8)  # how far cortex may recede that is as thick as usual
+CORTEX_MM = 3.0  # as thick as that
+PATCH_MM = 24.0  # over which atrophy changes
 VENTRICLE_GROWTH_MM = (-1.5, 3.5)  # how far the ventricles' walls move outward
 VENTRICLE_REACH_MM = 12.0  # over which that fades
 
@@ -78,6 +81,31 @@ def list_heads(directory: Path) -> list[str]:
     if not names:
         raise InputError(f"{directory} holds no heads; it needs files such as 02_labels.nii.gz and 02_mars.nii.gz.")
     return names
+
+
+def atrophied(head: Head, random: np.random.Generator) -> Head:
+    """Head with less cortex, so with wider sulci and more fluid around; sulci without fluid open, too.
+
+    Cortex ends nearer to its inner face than `CORTEX_MM`, by how much differs from patch to patch; white matter there
+    becomes cortex instead. Brainstem and cerebellum stay.
+    """
+    tissue = ndimage.find_objects((head.mars > 0).astype(np.uint8))[0]
+    box = tuple(slice(max(0, part.start - 4), part.stop + 4) for part in tissue)
+    labels, mars = head.labels[box], head.mars[box]
+    cortex = np.isin(labels, CORTEX)
+    within = (mars > 0) & ~cortex
+    depth_mm = ndimage.distance_transform_edt(~within).astype(np.float32)
+    smooth_mm = ndimage.gaussian_filter(depth_mm, 0.5)  # steps of label maps leave no specks
+    knots = [int(np.ceil(n / PATCH_MM)) + 2 for n in labels.shape]
+    patches = torch.from_numpy(random.uniform(-0.5, 0.5, knots))[None, None]
+    loss_mm = random.uniform(*ATROPHY_MM) + F.interpolate(patches, labels.shape, mode="trilinear")[0, 0].numpy()
+    lost = cortex & (smooth_mm > CORTEX_MM - loss_mm) & (depth_mm > 1)  # a millimeter stays
+    changed, left = head.labels.copy(), head.mars.copy()
+    for gray, white in zip(CORTEX, WHITE_MATTER, strict=True):
+        inner_face = (labels == white) & (ndimage.distance_transform_edt(~cortex) < loss_mm)
+        changed[box][inner_face] = gray
+    changed[box][lost], left[box][lost] = CSF, 0
+    return Head(head.name, changed, left)
 
 
 @dataclass(frozen=True, eq=False)

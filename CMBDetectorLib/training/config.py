@@ -254,6 +254,8 @@ class SegmenterTraining(Training):
     heads : Path or None
         Folder of ``NN_labels.nii.gz`` and ``NN_mars.nii.gz`` for domain-randomized images, which alone teach left and
         right; None trains on rendered cases alone, from an `initial` network.
+    atrophies : int
+        How many more of each head for these images have a thinner cortex (`simulation.heads.atrophied`).
     coordinates : bool
         Read the coordinate channels.
     patch : tuple of int
@@ -268,6 +270,7 @@ class SegmenterTraining(Training):
     """
 
     heads: Path | None = None
+    atrophies: int = 0
     coordinates: bool = True
     batch: int = 2
     patch: tuple[int, int, int] = (192, 224, 80)
@@ -279,7 +282,7 @@ class SegmenterTraining(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_range(0, 1, "rendered")
-        self._check_range(0, math.inf, "dice_weight", "side_weight")
+        self._check_range(0, math.inf, "atrophies", "dice_weight", "side_weight")
         if min(self.patch[:2]) < 32:  # up to 31 voxels are left out
             raise InputError(f"The patch is {self.patch}; it must be 32 or more along R and A.")
         if any(n < 1 or n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from torch.nn import functional
 
 from CMBDetectorLib.preprocessing import SEGMENTER_SPACING_MM
-from CMBDetectorLib.simulation.heads import load_head
+from CMBDetectorLib.simulation.heads import atrophied, load_head
 from CMBDetectorLib.training.split import heads_of
 
 Array = npt.NDArray[np.float32]
@@ -75,9 +75,17 @@ class Sample:
     left: npt.NDArray[np.uint8]
 
 
-def load_heads(folder: Path, part: str) -> list[Head]:
-    """Read ``NN_labels.nii.gz`` and ``NN_mars.nii.gz`` of a part's heads; `InputError` when one is missing."""
-    anatomies = [load_head(folder, name) for name in heads_of(part)]
+def load_heads(folder: Path, part: str, atrophies: int = 0) -> list[Head]:
+    """Read ``NN_labels.nii.gz`` and ``NN_mars.nii.gz`` of a part's heads; `InputError` when one is missing.
+
+    Each comes with so many more whose cortex is thinner, each in its own way.
+    """
+    whole = [load_head(folder, name) for name in heads_of(part)]
+    anatomies = [
+        atrophied(head, np.random.default_rng(seed)) if seed else head
+        for seed in range(atrophies + 1)
+        for head in whole
+    ]
     return [with_sides(anatomy.labels.astype(np.uint16), anatomy.mars) for anatomy in anatomies]
 
 
@@ -107,6 +115,8 @@ def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) ->
     image = mean[numbers] + deviation[numbers] * rng.standard_normal(shape, np.float32)
     if rng.random() < 0.3:
         image *= _skull_stripped(numbers, label, rng)
+    if rng.random() < 0.5:
+        image *= _veins_in_fluid(np.isin(numbers, FLUID), rng)
     image = ndimage.gaussian_filter(np.maximum(image, 0), rng.uniform(0.3, 0.6))  # partial volume
     return Sample(degrade(image, rng), label, left)
 
@@ -180,6 +190,17 @@ def _skull_stripped(
     if rng.random() < 0.5:
         return (numbers > 0) & (numbers < FIRST_OUTSIDE)
     return ndimage.binary_fill_holes(ndimage.binary_dilation(label > 0, iterations=int(rng.integers(1, 4))))
+
+
+def _veins_in_fluid(fluid: npt.NDArray[np.bool_], rng: np.random.Generator) -> Array:
+    """Signal that is left where veins cross the fluid: up to one dark spot per 0.4 ml, about a voxel wide."""
+    places = np.argwhere(fluid)
+    spots = np.zeros(fluid.shape, np.float32)
+    chosen = places[rng.integers(0, max(len(places), 1), int(rng.uniform(0, 1 / 200) * len(places)))]
+    spots[tuple(chosen.T)] = rng.uniform(0.3, 1.0, len(chosen))
+    sigma = rng.uniform((0.4, 0.4, 0.3), (1.0, 1.0, 1.0))
+    spots = ndimage.gaussian_filter(spots, sigma) * np.prod(sigma * np.sqrt(2 * np.pi))
+    return 1 - np.clip(spots, 0, 1)
 
 
 def degrade(image: Array, rng: np.random.Generator) -> Array:

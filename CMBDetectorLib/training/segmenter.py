@@ -73,7 +73,9 @@ def train_segmenter(config: SegmenterTraining, progress: Progress) -> Path:
             "The segmenter would not learn left and right: only images of 'heads' show them. Give 'heads' and a "
             "'rendered' below 1, or a network that knows them as 'initial'."
         )
-    heads = load_heads(config.heads, config.split) if config.heads is not None and config.rendered < 1 else []
+    heads = []
+    if config.heads is not None and config.rendered < 1:
+        heads = load_heads(config.heads, config.split, config.atrophies)
     rendered = load_rendered(config, progress) if config.rendered > 0 or not heads else []
     cases = heads_of_cases(config) if rendered else {}
     seen = {*cases.values(), *(heads_of(config.split) if heads else ())}

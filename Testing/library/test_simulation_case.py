@@ -211,6 +211,7 @@ def test_a_rendering_that_was_interrupted_goes_on(rendered, case, monkeypatch, b
         ({"protocol": "1.5T"}, "protocol is 3T-2mm, not 1.5T"),
         ({"varied": True}, "its protocol was varied in another way"),
         ({"burden": "none"}, "burden is many, not none"),
+        ({"atrophy": True}, "its cortex is whole"),
         ({"heads": ["03"]}, "head is 02, not 03"),
     ],
 )
@@ -229,6 +230,49 @@ def test_a_case_of_other_vessels_is_not_taken_for_this_one(rendered, case, monke
     assert cohort._is_there(planned)
     with pytest.raises(InputError, match="case_0000 holds another case: it has another set of vessels"):
         cohort._is_there(replace(planned, vessel_seed=1002))
+
+
+def test_a_case_of_less_cortex_is_the_one_asked_for_only_with_atrophy(rendered, case, monkeypatch):
+    heads_dir, out = rendered
+    planned = cohort.Plan(out / "case_0000", "02", 2, PROTOCOLS["3T-2mm"], seed=3, burden="many", atrophy_seed=0)
+    seen = []
+    monkeypatch.setattr(cohort, "load_head", lambda heads_dir, head: folded_head())
+    monkeypatch.setattr(cohort, "render", lambda head, *of: seen.append(head) or replace(
+        case, truth={**case.truth, "head": "02"}))  # fmt: skip
+    cohort._render(heads_dir, "cpu", False, (planned, ()))
+    assert (seen[0].mars > 0).sum() < (folded_head().mars > 0).sum()
+    assert cohort._is_there(planned)
+    with pytest.raises(InputError, match="case_0000 holds another case: its cortex is not whole"):
+        cohort._is_there(replace(planned, atrophy_seed=None))
+
+
+def folded_head() -> heads.Head:
+    """Two gyri of the right side whose cortex, 4 mm thick each, touches; below them thalamus and brainstem."""
+    labels = np.zeros((44, 44, 44), np.int16)
+    labels[4:40, 4:40, 4:40] = 42
+    labels[8:18, 8:36, 8:36] = labels[26:36, 8:36, 8:36] = 41
+    labels[8:36, 8:36, 4:12], labels[18:26, 8:36, 4:8] = 49, 16
+    return heads.Head("toy", labels, np.where(labels == 16, 1, np.where(labels == 49, 4, labels > 0)).astype(np.uint8))
+
+
+def test_atrophy_takes_cortex_alone_and_opens_sulci_that_hold_no_fluid():
+    whole = folded_head()
+    shares = []
+    for seed in range(6):
+        thin = heads.atrophied(whole, np.random.default_rng(seed))
+        lost = (whole.mars > 0) & (thin.mars == 0)
+        assert set(whole.labels[lost]) == {42} and set(thin.labels[lost]) == {heads.CSF}
+        kept = ~lost
+        assert np.array_equal(thin.mars[kept], whole.mars[kept])
+        changed = kept & (thin.labels != whole.labels)
+        assert set(whole.labels[changed]) <= {41} and set(thin.labels[changed]) <= {42}
+        assert lost[21:23, 20:24, 20:24].all()  # the middle of the sulcus
+        assert not lost[18, 12:32, 14:32].any()  # beside the white matter
+        shares.append(lost.sum() / (whole.labels == 42).sum())
+        again = heads.atrophied(whole, np.random.default_rng(seed))
+        assert np.array_equal(again.labels, thin.labels) and np.array_equal(again.mars, thin.mars)
+    assert max(shares) > 1.3 * min(shares)
+    assert np.array_equal(whole.labels, folded_head().labels)
 
 
 def test_varied_protocols_stay_within_what_scanners_do():

@@ -33,6 +33,7 @@ from CMBDetectorLib.networks.prototypes import CMB, MIMIC
 from CMBDetectorLib.networks.segmenter import Segmenter
 from CMBDetectorLib.preprocessing import spacing_channel
 from CMBDetectorLib.training import data
+from CMBDetectorLib.training import heads as training_heads
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
 from CMBDetectorLib.training.data import (
     Case,
@@ -48,7 +49,7 @@ from CMBDetectorLib.training.data import (
 )
 from CMBDetectorLib.training.detector import DetectorObjective, train_detector
 from CMBDetectorLib.training.export import averaged_network, export_model
-from CMBDetectorLib.training.heads import Head, random_sample, with_sides
+from CMBDetectorLib.training.heads import Head, _veins_in_fluid, load_heads, random_sample, with_sides
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
     CALCIFIED_SPOT,
@@ -1266,6 +1267,27 @@ def test_left_is_left_and_front_is_front_in_every_random_image_mirrored_or_not(s
     assert a[sample.label[brain] == 9].mean() > a[sample.label[brain] == 12].mean() + 5
     assert sample.image.shape == brain.shape
     assert np.isfinite(sample.image).all()
+
+
+def test_every_head_comes_with_as_many_thinner_ones_as_are_asked_for(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(training_heads, "heads_of", lambda part: ["02"])
+    labels = np.full((40, 40, 40), 42, np.int16)
+    labels[:8], labels[-8:], labels[14:26, 8:-8, 8:-8] = 0, 0, 41
+    for name, array in (("labels", labels), ("mars", (labels > 0) * 9)):
+        write_volume(Volume(array.astype(np.uint16), np.eye(4)), tmp_path / f"02_{name}.nii.gz")
+    tissue = [(head.code // 2 % 14 > 0).sum() for head in load_heads(tmp_path, "train", 2)]
+    assert tissue[0] == (labels > 0).sum() and max(tissue[1:]) < tissue[0] and tissue[1] != tissue[2]
+    assert len(load_heads(tmp_path, "train")) == 1
+
+
+def test_veins_darken_fluid_and_little_else() -> None:
+    fluid = np.zeros((40, 40, 20), bool)
+    fluid[10:30, 10:30] = True
+    left = [_veins_in_fluid(fluid, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(0 <= each.min() <= each.max() <= 1 for each in left)
+    assert np.mean([(each[fluid] < 0.7).any() for each in left]) > 0.8
+    assert all((each[:6] > 0.99).all() for each in left)
+    assert (_veins_in_fluid(np.zeros_like(fluid), np.random.default_rng(0)) == 1).all()
 
 
 def test_a_mirrored_window_keeps_its_labels_under_its_tissue_and_turns_its_coordinates() -> None:
