@@ -142,7 +142,9 @@ def test_a_case_rendered_in_another_process_is_the_one_rendered_in_this(heads_di
 def planned(vessels: int) -> list[Plan]:
     protocols = list(PROTOCOLS.values())
     return [
-        plan(Path("out"), n, ["02", "03"], protocols, 7, varied=False, burden="training", vessels=vessels)
+        plan(
+            Path("out"), n, ["02", "03"], protocols, 7, varied=False, atrophy=False, burden="training", vessels=vessels
+        )
         for n in range(2000)
     ]
 

@@ -237,8 +237,12 @@ def test_a_case_of_less_cortex_is_the_one_asked_for_only_with_atrophy(rendered, 
     planned = cohort.Plan(out / "case_0000", "02", 2, PROTOCOLS["3T-2mm"], seed=3, burden="many", atrophy_seed=0)
     seen = []
     monkeypatch.setattr(cohort, "load_head", lambda heads_dir, head: folded_head())
-    monkeypatch.setattr(cohort, "render", lambda head, *of: seen.append(head) or replace(
-        case, truth={**case.truth, "head": "02"}))  # fmt: skip
+
+    def render(head: Head, *of: Any) -> Any:
+        seen.append(head)
+        return replace(case, truth={**case.truth, "head": "02"})
+
+    monkeypatch.setattr(cohort, "render", render)
     cohort._render(heads_dir, "cpu", False, (planned, ()))
     assert (seen[0].mars > 0).sum() < (folded_head().mars > 0).sum()
     assert cohort._is_there(planned)
