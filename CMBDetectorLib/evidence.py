@@ -60,7 +60,7 @@ def dipole_agreement(center_ras_mm: npt.ArrayLike, diameter_mm: float, phase: Vo
         -1 to 1, over the voxels that the sphere's field reaches.
     """
     reach_mm = FARTHEST_DIAMETERS * diameter_mm + 1.5
-    values, offset_mm = _surroundings(center_ras_mm, reach_mm + 4, phase)
+    values, offset_mm = neighborhood(center_ras_mm, reach_mm + 4, phase)
     distance_mm = np.linalg.norm(offset_mm, axis=-1)
     field = _dipole_field(offset_mm, diameter_mm, phase)
     near, around = distance_mm <= reach_mm, (distance_mm > reach_mm) & (distance_mm <= reach_mm + 4)
@@ -74,7 +74,7 @@ def dipole_agreement(center_ras_mm: npt.ArrayLike, diameter_mm: float, phase: Vo
     return response / max(size * float(noise), 1e-9), response / max(size * float(np.linalg.norm(seen)), 1e-9)
 
 
-def _surroundings(center_ras_mm: npt.ArrayLike, reach_mm: float, volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
+def neighborhood(center_ras_mm: npt.ArrayLike, reach_mm: float, volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
     """Voxels of a box around a point (I, J, K) and the offset of their centers from it, RAS, mm (I, J, K, 3)."""
     center = volume.ijk_of(center_ras_mm)
     reach = reach_mm / volume.spacing_mm
@@ -106,7 +106,7 @@ def apparent_volume_mm3(center_ras_mm: npt.ArrayLike, diameter_mm: float, swi: V
     background (median of a shell), within a ball of 1.5 diameters + 2 mm. Grows with echo time.
     """
     ball_mm = 0.75 * diameter_mm + 1
-    values, offset_mm = _surroundings(center_ras_mm, ball_mm + 2, swi)
+    values, offset_mm = neighborhood(center_ras_mm, ball_mm + 2, swi)
     distance_mm = np.linalg.norm(offset_mm, axis=-1)
     # Half a voxel more, so that a small lesion between two thick slices has a voxel to start from.
     core = distance_mm <= max(diameter_mm / 2, float(swi.spacing_mm.max()) * 0.75)

@@ -21,7 +21,8 @@ from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.detect import Detection, detect
 from CMBDetectorLib.errors import DeviceMemoryError, InputError, ModelError, is_want_of_device_memory
 from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
-from CMBDetectorLib.localize import Segmentation, locate
+from CMBDetectorLib.fluid import Brightness, lies_in_fluid, measure_brightness
+from CMBDetectorLib.localize import IN_FLUID, Segmentation, locate
 from CMBDetectorLib.memory import available_gb, require_memory_for
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.phase import PreparedPhase, prepare
@@ -31,7 +32,6 @@ from CMBDetectorLib.request import FLOOR, DetectionRequest, Settings
 from CMBDetectorLib.result import InputFile, Provenance, Result, number
 from CMBDetectorLib.segment import segment
 from CMBDetectorLib.stages import STAGES
-from CMBDetectorLib.surroundings import IN_FLUID, Brightness, brightness, in_fluid
 from CMBDetectorLib.volume import Volume, read_volume, voxels_in, without_itk_warnings
 
 Progress = Callable[[str, float, str], None]
@@ -135,8 +135,8 @@ def _run(request: DetectionRequest, progress: Progress, models_dir: Path | None,
             lambda notice: _announce("detect", notice, notices, progress),
         )
     with _timed("measure", seconds, progress):
-        shown = brightness(inputs.swi, regions) if detections else None
-        candidates = [_candidate(d, inputs.swi, prepared, regions, shown, progress) for d in detections]
+        brightness = measure_brightness(inputs.swi, regions) if detections else None
+        candidates = [_candidate(d, inputs.swi, prepared, regions, brightness, progress) for d in detections]
 
     swi_file, phase_file = files.result()
     return Result(
@@ -221,13 +221,13 @@ def _candidate(
     swi: Volume,
     prepared: PreparedPhase | None,
     regions: Segmentation,
-    shown: Brightness | None,
+    brightness: Brightness | None,
     progress: Progress,
 ) -> Candidate:
     progress("measure", 0.0, "Measuring the candidates")
     center, diameter = detection.center_ras_mm, detection.diameter_mm
     location, exclusion = locate(center, diameter, regions)
-    if not exclusion and shown is not None and in_fluid(center, diameter, swi, regions, shown):
+    if not exclusion and brightness is not None and lies_in_fluid(center, diameter, swi, regions, brightness):
         exclusion = IN_FLUID
     return Candidate(
         center_ras_mm=center,

@@ -25,10 +25,7 @@ Progress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What one case shows and where it goes; `vessel_seed` is that of the set of vessel trees drawn for it.
-
-    `atrophy_seed` is that of the head's atrophy, None where its cortex is whole.
-    """
+    """What one case shows and where it goes; `vessel_seed` is that of the set of vessel trees drawn for it."""
 
     folder: Path
     head: str
@@ -36,7 +33,7 @@ class Plan:
     protocol: Protocol
     seed: int
     burden: str
-    atrophy_seed: int | None = None
+    atrophy: bool = False
 
 
 def simulate(
@@ -124,8 +121,8 @@ def _is_there(planned: Plan) -> bool:
         odd.append("its protocol was varied in another way")
     if truth.get("vessel_seed", planned.vessel_seed) != planned.vessel_seed:
         odd.append("it has another set of vessels")
-    if truth.get("atrophy_seed") != planned.atrophy_seed:
-        odd.append("its cortex is whole" if planned.atrophy_seed is not None else "its cortex is not whole")
+    if truth.get("atrophy", False) != planned.atrophy:
+        odd.append("its cortex is whole" if planned.atrophy else "its cortex is not whole")
     if odd:
         raise InputError(f"{planned.folder} holds another case: {odd[0]}. Give another folder, or delete it.")
     return True
@@ -141,12 +138,10 @@ def _render(heads_dir: Path, device: str, pictures: bool, job: tuple[Plan, tuple
     """Render one case into its folder; return the folder's name."""
     planned, trees = job
     head = load_head(heads_dir, planned.head)
-    if planned.atrophy_seed is not None:
-        head = atrophied(head, np.random.default_rng(planned.atrophy_seed))
+    if planned.atrophy:
+        head = atrophied(head, np.random.default_rng([planned.seed, 1]))
     case = render(head, trees, planned.protocol, planned.seed, planned.burden, device)
-    case.truth["vessel_seed"] = planned.vessel_seed
-    if planned.atrophy_seed is not None:
-        case.truth["atrophy_seed"] = planned.atrophy_seed
+    case.truth.update({"vessel_seed": planned.vessel_seed, "atrophy": planned.atrophy})
     if pictures:
         planned.folder.mkdir(parents=True, exist_ok=True)
         montage(case).save(planned.folder / "montage.png")
@@ -176,9 +171,7 @@ def plan(
     vessel_seed = (int(head) if head.isdigit() else 0) + SEEDS_APART * vessel_set
     if burden == "training":
         burden = ("many", "none")[turn % 2]
-    return Plan(
-        out / f"case_{case:04d}", head, vessel_seed, protocol, seed + case, burden, seed + case if atrophy else None
-    )
+    return Plan(out / f"case_{case:04d}", head, vessel_seed, protocol, seed + case, burden, atrophy)
 
 
 def protocol_of(case: int, heads: Sequence[str], protocols: Sequence[Protocol]) -> Protocol:

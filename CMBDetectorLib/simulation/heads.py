@@ -84,28 +84,27 @@ def list_heads(directory: Path) -> list[str]:
 
 
 def atrophied(head: Head, random: np.random.Generator) -> Head:
-    """Head with less cortex, so with wider sulci and more fluid around; sulci without fluid open, too.
+    """Head with less cortex, so with wider sulci and more fluid around; sulci that hold no fluid open.
 
-    Cortex ends nearer to its inner face than `CORTEX_MM`, by how much differs from patch to patch; white matter there
-    becomes cortex instead. Brainstem and cerebellum stay.
+    Cortex is cut at a depth of `CORTEX_MM` less a loss that differs from patch to patch; white matter becomes cortex
+    down to as much below its inner face, and keeps its MARS region. Brainstem and cerebellum stay.
     """
     tissue = ndimage.find_objects((head.mars > 0).astype(np.uint8))[0]
     box = tuple(slice(max(0, part.start - 4), part.stop + 4) for part in tissue)
     labels, mars = head.labels[box], head.mars[box]
     cortex = np.isin(labels, CORTEX)
-    within = (mars > 0) & ~cortex
-    depth_mm = ndimage.distance_transform_edt(~within).astype(np.float32)
-    smooth_mm = ndimage.gaussian_filter(depth_mm, 0.5)  # steps of label maps leave no specks
+    depth_mm = ndimage.distance_transform_edt(cortex | (mars == 0)).astype(np.float32)
+    below_mm = ndimage.distance_transform_edt(~cortex)
     knots = [int(np.ceil(n / PATCH_MM)) + 2 for n in labels.shape]
     patches = torch.from_numpy(random.uniform(-0.5, 0.5, knots))[None, None]
     loss_mm = random.uniform(*ATROPHY_MM) + F.interpolate(patches, labels.shape, mode="trilinear")[0, 0].numpy()
-    lost = cortex & (smooth_mm > CORTEX_MM - loss_mm) & (depth_mm > 1)  # a millimeter stays
-    changed, left = head.labels.copy(), head.mars.copy()
+    # Smoothed, as depth on a grid has steps; but a millimeter stays.
+    lost = cortex & (ndimage.gaussian_filter(depth_mm, 0.5) > CORTEX_MM - loss_mm) & (depth_mm > 1)
+    thin, left = head.labels.copy(), head.mars.copy()
     for gray, white in zip(CORTEX, WHITE_MATTER, strict=True):
-        inner_face = (labels == white) & (ndimage.distance_transform_edt(~cortex) < loss_mm)
-        changed[box][inner_face] = gray
-    changed[box][lost], left[box][lost] = CSF, 0
-    return Head(head.name, changed, left)
+        thin[box][(labels == white) & (below_mm < loss_mm)] = gray
+    thin[box][lost], left[box][lost] = CSF, 0
+    return Head(head.name, thin, left)
 
 
 @dataclass(frozen=True, eq=False)

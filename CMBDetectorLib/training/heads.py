@@ -35,6 +35,7 @@ WHITE = (2, 7, 16, 28)
 CORTEX = (3, 8, 17, 18)
 DEEP_GRAY = (10, 11, 12, 13, 26)
 FLUID = (4, 5, 14, 15, 24)
+FLUID_OF_BOTH_SIDES = (*FLUID, *(LEFT_TO_RIGHT[number] for number in FLUID if number in LEFT_TO_RIGHT))
 VESSELS = (30,)
 FIRST_OUTSIDE = 500  # this number and those above lie outside the brain
 NUMBERS = 600
@@ -81,12 +82,8 @@ def load_heads(folder: Path, part: str, atrophies: int = 0) -> list[Head]:
     Each comes with so many more whose cortex is thinner, each in its own way.
     """
     whole = [load_head(folder, name) for name in heads_of(part)]
-    anatomies = [
-        atrophied(head, np.random.default_rng(seed)) if seed else head
-        for seed in range(atrophies + 1)
-        for head in whole
-    ]
-    return [with_sides(anatomy.labels.astype(np.uint16), anatomy.mars) for anatomy in anatomies]
+    thin = [atrophied(head, np.random.default_rng(n)) for n, head in enumerate(whole * atrophies)]
+    return [with_sides(anatomy.labels.astype(np.uint16), anatomy.mars) for anatomy in whole + thin]
 
 
 def with_sides(numbers: npt.NDArray[np.uint16], mars: npt.NDArray[np.uint8]) -> Head:
@@ -116,7 +113,7 @@ def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) ->
     if rng.random() < 0.3:
         image *= _skull_stripped(numbers, label, rng)
     if rng.random() < 0.5:
-        image *= _veins_in_fluid(np.isin(numbers, FLUID), rng)
+        image *= _veins_in_fluid(np.isin(numbers, FLUID_OF_BOTH_SIDES), rng)
     image = ndimage.gaussian_filter(np.maximum(image, 0), rng.uniform(0.3, 0.6))  # partial volume
     return Sample(degrade(image, rng), label, left)
 

@@ -234,7 +234,7 @@ def test_a_case_of_other_vessels_is_not_taken_for_this_one(rendered, case, monke
 
 def test_a_case_of_less_cortex_is_the_one_asked_for_only_with_atrophy(rendered, case, monkeypatch):
     heads_dir, out = rendered
-    planned = cohort.Plan(out / "case_0000", "02", 2, PROTOCOLS["3T-2mm"], seed=3, burden="many", atrophy_seed=0)
+    planned = cohort.Plan(out / "case_0000", "02", 2, PROTOCOLS["3T-2mm"], seed=3, burden="many", atrophy=True)
     seen = []
     monkeypatch.setattr(cohort, "load_head", lambda heads_dir, head: folded_head())
 
@@ -247,7 +247,7 @@ def test_a_case_of_less_cortex_is_the_one_asked_for_only_with_atrophy(rendered, 
     assert (seen[0].mars > 0).sum() < (folded_head().mars > 0).sum()
     assert cohort._is_there(planned)
     with pytest.raises(InputError, match="case_0000 holds another case: its cortex is not whole"):
-        cohort._is_there(replace(planned, atrophy_seed=None))
+        cohort._is_there(replace(planned, atrophy=False))
 
 
 def folded_head() -> heads.Head:

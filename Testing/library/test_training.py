@@ -1269,15 +1269,17 @@ def test_left_is_left_and_front_is_front_in_every_random_image_mirrored_or_not(s
     assert np.isfinite(sample.image).all()
 
 
-def test_every_head_comes_with_as_many_thinner_ones_as_are_asked_for(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(training_heads, "heads_of", lambda part: ["02"])
+def test_every_head_comes_with_as_many_thinner_ones_as_are_asked_for_no_two_alike(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(training_heads, "heads_of", lambda part: ["02", "03"])
     labels = np.full((40, 40, 40), 42, np.int16)
     labels[:8], labels[-8:], labels[14:26, 8:-8, 8:-8] = 0, 0, 41
-    for name, array in (("labels", labels), ("mars", (labels > 0) * 9)):
-        write_volume(Volume(array.astype(np.uint16), np.eye(4)), tmp_path / f"02_{name}.nii.gz")
+    for head in ("02", "03"):
+        for name, array in (("labels", labels), ("mars", (labels > 0) * 9)):
+            write_volume(Volume(array.astype(np.uint16), np.eye(4)), tmp_path / f"{head}_{name}.nii.gz")
     tissue = [(head.code // 2 % 14 > 0).sum() for head in load_heads(tmp_path, "train", 2)]
-    assert tissue[0] == (labels > 0).sum() and max(tissue[1:]) < tissue[0] and tissue[1] != tissue[2]
-    assert len(load_heads(tmp_path, "train")) == 1
+    assert tissue[:2] == [(labels > 0).sum()] * 2 and max(tissue[2:]) < tissue[0]
+    assert len(set(tissue[2:])) == 4
+    assert len(load_heads(tmp_path, "train")) == 2
 
 
 def test_veins_darken_fluid_and_little_else() -> None:
@@ -1288,6 +1290,22 @@ def test_veins_darken_fluid_and_little_else() -> None:
     assert np.mean([(each[fluid] < 0.7).any() for each in left]) > 0.8
     assert all((each[:6] > 0.99).all() for each in left)
     assert (_veins_in_fluid(np.zeros_like(fluid), np.random.default_rng(0)) == 1).all()
+
+
+def test_fluid_of_both_sides_may_hold_veins(monkeypatch) -> None:
+    numbers = np.full((80, 80, 80), 2, np.uint16)
+    numbers[40:], numbers[20:30, 30:50, 30:50], numbers[50:60, 30:50, 30:50] = 41, 4, 43
+    seen: list[np.ndarray] = []
+
+    def veins(fluid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        seen.append(fluid)
+        return np.ones(fluid.shape, np.float32)
+
+    monkeypatch.setattr(training_heads, "_veins_in_fluid", veins)
+    for seed in range(8):
+        random_sample(with_sides(numbers, (numbers > 0).astype(np.uint8)), (80, 80, 40), np.random.default_rng(seed))
+    assert 0 < len(seen) < 8
+    assert all(min(half.any() for half in np.array_split(fluid, 2)) for fluid in seen)
 
 
 def test_a_mirrored_window_keeps_its_labels_under_its_tissue_and_turns_its_coordinates() -> None:
