@@ -333,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--protocol", default="all", metavar="NAME", help="3T-2mm, 3T-3mm, 3T-opposite, 1.5T, "
                       "3T-compact or all")  # fmt: skip
     many.add_argument("--varied", action="store_true", help="vary each protocol as hospitals do")
-    many.add_argument("--atrophy", action="store_true", help="thin the cortex, which widens the sulci")
+    many.add_argument("--atrophy", action="store_true", help="thin the cortex more, which widens the sulci")
     many.add_argument("--burden", default="realistic", metavar="NAME", help="microbleeds per case: a number, or "
                       "realistic, none, many or training (default: %(default)s)")  # fmt: skip
     many.add_argument("--only", metavar="NN,NN", help="heads to use (default: all in the folder)")

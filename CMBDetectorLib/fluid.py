@@ -17,15 +17,17 @@ from CMBDetectorLib.preprocessing import COARSE_SPACING_MM, brain_box, local_mea
 from CMBDetectorLib.resampling import crop, on_grid
 from CMBDetectorLib.volume import Volume
 
-LEAST_CONTRAST = 0.08  # of fluid with tissue, of which tissue; fluid is not told by less
+IN_FLUID = "in fluid"  # reason for an exclusion
+LEAST_CONTRAST = 0.08  # by which fluid differs from tissue, as a share of tissue; by less it is not told
 LEAST_FLUID = 60  # voxels at 2 mm: 0.5 ml
-PURE = 0.95  # share of a voxel at 2 mm
+PURE = 0.95  # share of a voxel at 2 mm that is, or is not, tissue
 # What is looked at is a shell: within lie the candidate, its blooming and its edge, which are as bright as anything.
 FIRST_DIAMETERS, FIRST_MM = 0.6, 1.5  # from the center; whichever is more
 THICKNESS_MM = 1.0
 LEAST_VOXELS = 12  # of the shell; coarse scans show too little of it
 MOST_TISSUE = 0.7  # of the shell, by the segmenter: in tissue what is as bright as fluid is iron, edema or cortex
-LIKENESS = 0.6, 2.0  # of fluid: 0 as tissue, 1 as fluid, 2 as far from fluid as tissue is, such as blooming
+LIKENESS = 0.6, 2.0  # of fluid: 0 as tissue, 1 as fluid, 2 as far from fluid as tissue is
+BLACK = 0.2  # of tissue, and darker: blooming, which dark fluid must not be taken for
 MOST_FLUID = 0.5  # of the shell
 
 
@@ -75,7 +77,9 @@ def _as_shares(labels: Volume) -> Volume:
 def lies_in_fluid(
     center_ras_mm: npt.ArrayLike, diameter_mm: float, swi: Volume, segmentation: Segmentation, brightness: Brightness
 ) -> bool:
-    """Whether more than half of what surrounds a candidate is as bright as fluid, and not all of it surely tissue.
+    """Whether more than half of the shell around a candidate is as bright as fluid.
+
+    Nothing does where more than `MOST_TISSUE` of it is tissue by the segmenter.
 
     Parameters
     ----------
@@ -98,5 +102,6 @@ def lies_in_fluid(
         return False
     nearest = np.rint(brightness.tissue.ijk_of(center_ras_mm)).astype(int)
     usual = brightness.tissue.array[tuple(nearest.clip(0, np.array(brightness.tissue.array.shape) - 1))]
-    likeness = (values[shell] / usual - 1) / (brightness.fluid - 1)
-    return bool(((likeness > LIKENESS[0]) & (likeness < LIKENESS[1])).mean() > MOST_FLUID)
+    share = values[shell] / usual
+    likeness = (share - 1) / (brightness.fluid - 1)
+    return bool(((likeness > LIKENESS[0]) & (likeness < LIKENESS[1]) & (share > BLACK)).mean() > MOST_FLUID)

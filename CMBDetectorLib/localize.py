@@ -17,7 +17,7 @@ BOUNDARY_MM = 15.0  # how far another region is looked for
 LEAST_TISSUE = 0.15  # share of the neighborhood; far below the rater's "at least half", for the segmentation's errors
 MIDLINE_LABELS = (1, 2, 7)  # brainstem, cerebellum (vermis), corpus callosum cross the midline
 MIDLINE_MM = 2.0
-OUTSIDE, IN_FLUID = "outside brain tissue", "in fluid"  # reasons for an exclusion; the other one is told by `fluid`
+OUTSIDE = "outside brain tissue"
 
 _REGIONS = list(Region)
 _GROUP = np.array([-1] + [_REGIONS.index(sub.region) for sub in SUB_REGIONS])  # group number of each label

@@ -21,8 +21,8 @@ from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.detect import Detection, detect
 from CMBDetectorLib.errors import DeviceMemoryError, InputError, ModelError, is_want_of_device_memory
 from CMBDetectorLib.evidence import apparent_volume_mm3, phase_evidence
-from CMBDetectorLib.fluid import Brightness, lies_in_fluid, measure_brightness
-from CMBDetectorLib.localize import IN_FLUID, Segmentation, locate
+from CMBDetectorLib.fluid import IN_FLUID, Brightness, lies_in_fluid, measure_brightness
+from CMBDetectorLib.localize import Segmentation, locate
 from CMBDetectorLib.memory import available_gb, require_memory_for
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.phase import PreparedPhase, prepare

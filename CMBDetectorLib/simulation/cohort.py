@@ -122,7 +122,7 @@ def _is_there(planned: Plan) -> bool:
     if truth.get("vessel_seed", planned.vessel_seed) != planned.vessel_seed:
         odd.append("it has another set of vessels")
     if truth.get("atrophy", False) != planned.atrophy:
-        odd.append("its cortex is whole" if planned.atrophy else "its cortex is not whole")
+        odd.append("it was made without atrophy" if planned.atrophy else "it was made with atrophy")
     if odd:
         raise InputError(f"{planned.folder} holds another case: {odd[0]}. Give another folder, or delete it.")
     return True

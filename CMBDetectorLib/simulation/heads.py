@@ -210,7 +210,7 @@ def _toward_ventricles(labels: torch.Tensor, growth_mm: float) -> torch.Tensor:
 
 
 def _shrunk_cortex(labels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Cortex that atrophy turns into fluid: up to half of its outermost millimeter, in patches."""
+    """Outermost cortex that becomes fluid in every other head: up to half of its millimeter, in patches."""
     numbers = labels.cpu().numpy()
     surface = np.isin(numbers, CORTEX) & ndimage.binary_dilation(numbers == CSF)
     knots = [max(2, n // 12) for n in numbers.shape]

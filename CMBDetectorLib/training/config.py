@@ -256,6 +256,8 @@ class SegmenterTraining(Training):
         right; None trains on rendered cases alone, from an `initial` network.
     atrophies : int
         How many more of each head for these images have a thinner cortex (`simulation.heads.atrophied`).
+    veined : float
+        Share of these images with veins in the fluid.
     coordinates : bool
         Read the coordinate channels.
     patch : tuple of int
@@ -271,6 +273,7 @@ class SegmenterTraining(Training):
 
     heads: Path | None = None
     atrophies: int = 0
+    veined: float = 0.0
     coordinates: bool = True
     batch: int = 2
     patch: tuple[int, int, int] = (192, 224, 80)
@@ -281,8 +284,11 @@ class SegmenterTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_range(0, 1, "rendered")
+        self._check_range(0, 1, "rendered", "veined")
         self._check_range(0, math.inf, "atrophies", "dice_weight", "side_weight")
+        for name in ("atrophies", "veined"):
+            if getattr(self, name) and (self.heads is None or self.rendered == 1):
+                raise InputError(f"The option '{name}' is of images of 'heads'. Give 'heads' and a 'rendered' below 1.")
         if min(self.patch[:2]) < 32:  # up to 31 voxels are left out
             raise InputError(f"The patch is {self.patch}; it must be 32 or more along R and A.")
         if any(n < 1 or n % multiple for n, multiple in zip(self.window, segmenter.MULTIPLE, strict=True)):

@@ -100,8 +100,11 @@ def with_sides(numbers: npt.NDArray[np.uint16], mars: npt.NDArray[np.uint8]) -> 
     return Head(((numbers * 14 + mars) * 2 + left).astype(np.uint16), center)
 
 
-def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) -> Sample:
-    """Make one image of a head, deformed, in random contrast, with the artifacts of a scan."""
+def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator, veined: float = 0.0) -> Sample:
+    """Make one image of a head, deformed, in random contrast, with the artifacts of a scan.
+
+    The share `veined` of such images has veins in the fluid.
+    """
     flipped = rng.random() < 0.5
     where = random_coordinates(head.center, shape, flipped, rng)
     code = ndimage.map_coordinates(head.code, where, order=0)
@@ -112,7 +115,7 @@ def random_sample(head: Head, shape: Sequence[int], rng: np.random.Generator) ->
     image = mean[numbers] + deviation[numbers] * rng.standard_normal(shape, np.float32)
     if rng.random() < 0.3:
         image *= _skull_stripped(numbers, label, rng)
-    if rng.random() < 0.5:
+    if veined and rng.random() < veined:
         image *= _veins_in_fluid(np.isin(numbers, FLUID_OF_BOTH_SIDES), rng)
     image = ndimage.gaussian_filter(np.maximum(image, 0), rng.uniform(0.3, 0.6))  # partial volume
     return Sample(degrade(image, rng), label, left)

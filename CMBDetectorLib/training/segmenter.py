@@ -136,7 +136,8 @@ def segmenter_batch(
             # The field of view lacks up to 94 mm of slices.
             slices = config.patch[2] - 16 * int(rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2]))
             shape = np.array((*config.patch[:2], max(slices, 16))) - rng.integers(0, (32, 32, 16))
-            sample = random_sample(heads[int(rng.integers(len(heads)))], [int(n) for n in shape], rng)
+            head = heads[int(rng.integers(len(heads)))]
+            sample = random_sample(head, [int(n) for n in shape], rng, config.veined)
             part = _window(sample.label.shape, config.window, rng)
             image = segmenter_channels(sample.image)[(slice(None), *part)]
             label, left = sample.label[part], sample.left[part]

@@ -5,8 +5,8 @@ import pytest
 
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.detect import Detection
-from CMBDetectorLib.fluid import Brightness, lies_in_fluid, measure_brightness
-from CMBDetectorLib.localize import IN_FLUID, OUTSIDE, Segmentation
+from CMBDetectorLib.fluid import IN_FLUID, Brightness, lies_in_fluid, measure_brightness
+from CMBDetectorLib.localize import OUTSIDE, Segmentation
 from CMBDetectorLib.pipeline import _candidate
 from CMBDetectorLib.volume import Volume
 
@@ -90,8 +90,10 @@ def test_iron_as_dark_as_fluid_beside_a_ventricle_is_tissue():
     assert not in_fluid((7.0, 0.0, 0.0), iron, segmentation)
 
 
-def test_black_around_a_microbleed_that_outgrows_its_box_is_no_dark_fluid():
-    assert not in_fluid(WALL, *head(60.0, spots=(WALL,), spot_mm=6.0))
+@pytest.mark.parametrize("fluid", [60.0, 50.0, 40.0, 30.0])
+def test_black_around_a_microbleed_that_outgrows_its_box_is_no_dark_fluid(fluid):
+    assert not in_fluid(WALL, *head(fluid, spots=(WALL,), spot_mm=6.0))
+    assert in_fluid(SULCUS, *head(fluid))
 
 
 def test_tissue_that_is_a_little_darker_than_most_is_no_fluid():

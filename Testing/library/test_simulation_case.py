@@ -211,7 +211,7 @@ def test_a_rendering_that_was_interrupted_goes_on(rendered, case, monkeypatch, b
         ({"protocol": "1.5T"}, "protocol is 3T-2mm, not 1.5T"),
         ({"varied": True}, "its protocol was varied in another way"),
         ({"burden": "none"}, "burden is many, not none"),
-        ({"atrophy": True}, "its cortex is whole"),
+        ({"atrophy": True}, "it was made without atrophy"),
         ({"heads": ["03"]}, "head is 02, not 03"),
     ],
 )
@@ -245,8 +245,8 @@ def test_a_case_of_less_cortex_is_the_one_asked_for_only_with_atrophy(rendered, 
     monkeypatch.setattr(cohort, "render", render)
     cohort._render(heads_dir, "cpu", False, (planned, ()))
     assert (seen[0].mars > 0).sum() < (folded_head().mars > 0).sum()
-    assert cohort._is_there(planned)
-    with pytest.raises(InputError, match="case_0000 holds another case: its cortex is not whole"):
+    assert truth_of(planned.folder)["atrophy"] is True and cohort._is_there(planned)
+    with pytest.raises(InputError, match="case_0000 holds another case: it was made with atrophy"):
         cohort._is_there(replace(planned, atrophy=False))
 
 

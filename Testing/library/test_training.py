@@ -34,6 +34,7 @@ from CMBDetectorLib.networks.segmenter import Segmenter
 from CMBDetectorLib.preprocessing import spacing_channel
 from CMBDetectorLib.training import data
 from CMBDetectorLib.training import heads as training_heads
+from CMBDetectorLib.training import segmenter as training_segmenter
 from CMBDetectorLib.training.config import DetectorTraining, SegmenterTraining, Training
 from CMBDetectorLib.training.data import (
     Case,
@@ -1303,7 +1304,9 @@ def test_fluid_of_both_sides_may_hold_veins(monkeypatch) -> None:
 
     monkeypatch.setattr(training_heads, "_veins_in_fluid", veins)
     for seed in range(8):
-        random_sample(with_sides(numbers, (numbers > 0).astype(np.uint8)), (80, 80, 40), np.random.default_rng(seed))
+        random_sample(
+            with_sides(numbers, (numbers > 0).astype(np.uint8)), (80, 80, 40), np.random.default_rng(seed), 0.5
+        )
     assert 0 < len(seen) < 8
     assert all(min(half.any() for half in np.array_split(fluid, 2)) for fluid in seen)
 
@@ -1335,6 +1338,43 @@ def test_a_segmenter_batch_ends_in_zeros_as_inference_does(tmp_path: Path) -> No
     assert not batch["image"][:, :, -1].any()
     again: dict[str, Tensor] = segmenter_batch([], [toy_head()], config, 1)
     assert all(torch.equal(batch[name], again[name]) for name in batch)
+
+
+def test_thin_heads_and_veins_in_fluid_come_into_training_as_its_options_say(tmp_path: Path, monkeypatch) -> None:
+    options: dict[str, Any] = {
+        "out": tmp_path, "cases": tmp_path, "cache": tmp_path, "heads": tmp_path, "patch": (96, 96, 48),
+        "window": (96, 96, 48), "rendered": 0,
+    }  # fmt: skip
+    asked: list[Any] = []
+
+    def load(folder: Path, part: str, atrophies: int) -> list[Head]:
+        asked.append(atrophies)
+        raise InterruptedError
+
+    monkeypatch.setattr(training_segmenter, "load_heads", load)
+    with pytest.raises(InterruptedError):
+        train_segmenter(SegmenterTraining(**options, atrophies=3), silent)
+    assert asked == [3]
+
+    def veins(fluid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        asked.append("veins")
+        return np.ones(fluid.shape, np.float32)
+
+    monkeypatch.setattr(training_heads, "_veins_in_fluid", veins)
+    segmenter_batch([], [toy_head()], SegmenterTraining(**options), 1)
+    assert asked == [3]
+    segmenter_batch([], [toy_head()], SegmenterTraining(**options, veined=1), 1)
+    assert asked == [3, "veins", "veins"]
+
+
+@pytest.mark.parametrize("option", ["atrophies", "veined"])
+@pytest.mark.parametrize("without", [{"heads": None}, {"rendered": 1}])
+def test_options_of_random_images_are_refused_where_there_are_none(
+    tmp_path: Path, option: str, without: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"out": tmp_path, "cases": tmp_path, "cache": tmp_path, "heads": tmp_path, option: 1}
+    with pytest.raises(InputError, match=f"The option '{option}' is of images of 'heads'"):
+        SegmenterTraining(**options | without)
 
 
 @pytest.mark.parametrize("options", [{}, {"heads": Path("heads"), "rendered": 1}])
