@@ -223,12 +223,7 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     if options.charts:
         draw({" and ".join(folder.name for folder in options.cases): report}, options.out / CHARTS)
-    if left_out := report["left_out"]:
-        name, why = next(iter(left_out.items()))
-        raise InputError(
-            f"{len(left_out)} of {len(left_out) + report['cases']} cases could not be searched. The first, {name}: "
-            f"{why} The figures of the others are in {options.out / 'evaluation.json'}."
-        )
+    _complain_of_left_out(report, options.out / "evaluation.json")
     _end(options, json.dumps(_short(report), indent=1), out=str(options.out), report=_short(report))
 
 
@@ -255,7 +250,7 @@ def evaluate_regions(options: argparse.Namespace) -> None:
     """Compare the segmenter's regions with the true ones of simulated cases."""
     from CMBDetectorLib.evaluation.regions import evaluate_regions as compare
 
-    compare(
+    report = compare(
         options.cases,
         options.out,
         device=options.device,
@@ -264,7 +259,17 @@ def evaluate_regions(options: argparse.Namespace) -> None:
         progress=_progress(options),
     )
     page = options.out / "regions.md"
+    _complain_of_left_out(report, page)
     _end(options, page.read_text(encoding="utf-8"), page=str(page))
+
+
+def _complain_of_left_out(report: dict[str, Any], file: Path) -> None:
+    if left_out := report["left_out"]:
+        name, why = next(iter(left_out.items()))
+        raise InputError(
+            f"{len(left_out)} of {len(left_out) + report['cases']} cases could not be evaluated. The first, {name}: "
+            f"{why} The figures of the others are in {file}."
+        )
 
 
 def export(options: argparse.Namespace) -> None:

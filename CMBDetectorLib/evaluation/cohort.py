@@ -7,16 +7,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from CMBDetectorLib.candidate import Candidate
-from CMBDetectorLib.errors import InputError, OutOfMemoryError
 from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
-from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders, make_folder, true_regions
+from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders, each_case, make_folder, true_regions
 from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.evaluation.overlap import compare
@@ -122,23 +122,17 @@ def evaluate(
     choose_device(settings.device)
     folders = case_folders(*cases_dirs, needed=(*NEEDED, PHASE) if with_phase else NEEDED)
     replaces = make_folder(out, "evaluation.json", overwrite)
-    done: list[Evaluated] = []
-    left_out: dict[str, str] = {}
-    for n, (name, folder) in enumerate(folders.items()):
-        progress("evaluate", n / len(folders), name)
+
+    def search(name: str, folder: Path) -> Evaluated:
         request = DetectionRequest(
             swi=folder / "swi.nii.gz",
-            phase=folder / "phase.nii.gz" if with_phase else None,
+            phase=folder / PHASE if with_phase else None,
             out=out,
             settings=settings,
         )
-        try:
-            done.append(Evaluated.of(name, folder, run(request, lambda *_: None, models_dir)))
-        except (InputError, OutOfMemoryError) as problem:  # of this scan; hours of others are not lost for it
-            left_out[name] = str(problem)
-    if not done:
-        name, why = next(iter(left_out.items()))
-        raise InputError(f"No case could be searched. The first, {name}: {why}")
+        return Evaluated.of(name, folder, run(request, lambda *_: None, models_dir))
+
+    done, left_out = each_case(folders, search, partial(progress, "evaluate"))
     report = {**figures(done, min(case.threshold for case in done)), "left_out": left_out}
     (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from CMBDetectorLib.errors import InputError, OutputError
+from CMBDetectorLib.errors import CMBDetectorError, InputError, OutOfMemoryError, OutputError, is_want_of_memory
 from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
 
 NEEDED = ("swi.nii.gz", "mars.nii.gz")  # beside the truth
 PHASE = "phase.nii.gz"
+Taken = TypeVar("Taken")
 
 
 def case_folders(*cases_dirs: Path, needed: Sequence[str] = NEEDED) -> dict[str, Path]:
@@ -46,6 +48,35 @@ def case_folders(*cases_dirs: Path, needed: Sequence[str] = NEEDED) -> dict[str,
                 raise InputError(f"There are two cases {name}: {folders[name]} and {folder}. Rename the folder of one.")
             folders[name] = folder
     return folders
+
+
+def each_case(
+    folders: dict[str, Path], take: Callable[[str, Path], Taken], progress: Callable[[float, str], None]
+) -> tuple[list[Taken], dict[str, str]]:
+    """Take every case; give what came of it and, by name, why cases were left out.
+
+    One scan that cannot be read, or is too large for the memory, does not lose the hours spent on the others.
+
+    Raises
+    ------
+    InputError
+        No case could be taken.
+    """
+    taken: list[Taken] = []
+    left_out: dict[str, str] = {}
+    for n, (name, folder) in enumerate(folders.items()):
+        progress(n / len(folders), name)
+        try:
+            taken.append(take(name, folder))
+        except (InputError, MemoryError, OutOfMemoryError, RuntimeError) as problem:
+            if not isinstance(problem, InputError) and not is_want_of_memory(problem):
+                raise
+            known = isinstance(problem, CMBDetectorError)
+            left_out[name] = str(problem if known else OutOfMemoryError.for_image(folder / NEEDED[0]))
+    if not taken:
+        name, why = next(iter(left_out.items()))
+        raise InputError(f"No case could be evaluated. The first, {name}: {why}")
+    return taken, left_out
 
 
 def true_regions(folder: Path, swi: Volume) -> Volume:

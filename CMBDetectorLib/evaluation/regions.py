@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
-from CMBDetectorLib.evaluation.folders import case_folders, make_folder, true_regions
+from CMBDetectorLib.evaluation.folders import case_folders, each_case, make_folder, true_regions
 from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.report.picture import AXIAL, body_axes, brain_box, gray, plane, swi_window
+from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.segment import segment
 from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
@@ -27,6 +29,7 @@ FLUID_CONTRASTS = {"under 1": (0, 1), "1 to 3": (1, 3), "3 or more": (3, np.inf)
 BY_BRIGHTNESS = "tissue by brightness"
 HEIGHTS = (0.3, 0.5, 0.7)  # of the slices shown, between the lowest and the highest with tissue
 WIDTH_MM, PIXELS = 180.0, 240
+PICTURE = "regions-{}.png"  # of a case
 COLORS = 128  # of a picture: half the size of the file
 
 
@@ -77,36 +80,42 @@ def evaluate_regions(
 
     Raises
     ------
-    InputError
-        A case cannot be read; the first one ends the evaluation.
-    OutputError
+    InputError, OutputError
         As `cohort.evaluate` does.
 
     Returns
     -------
     dict
-        Content of ``regions.json``.
+        Content of ``regions.json``: Dice and volumes of the regions, and, by name, why cases were ``left_out``.
     """
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
     folders = case_folders(*cases_dirs)
-    make_folder(out, "regions.json", overwrite)
-    agreements = []
-    for n, (name, folder) in enumerate(folders.items()):
-        progress("evaluate-regions", n / len(folders), name)
-        swi, found, true = _segmented(folder, segmenter)
-        truth = truth_of(folder)
-        agreed = compare(found.array, true.array)
-        shown = fluid_contrast(swi, true), dice_by_brightness(swi, true)
-        agreements.append(Agreement(name, truth["head"], truth["protocol"], *agreed, *shown))
-    content = summary(agreements)
+    replaces = make_folder(out, "regions.json", overwrite)
+    agreements, left_out = each_case(
+        folders, lambda name, folder: _agreement(name, folder, segmenter), partial(progress, "evaluate-regions")
+    )
+    content = {**summary(agreements), "left_out": left_out}
+    if replaces:  # pictures of the earlier evaluation
+        with said_plainly(out):
+            for picture in out.glob(PICTURE.format("*")):
+                picture.unlink()
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
     for agreement in worst:
-        picture = draw(*_segmented(folders[agreement.case], segmenter)).quantize(COLORS)
-        picture.save(out / f"regions-{agreement.case}.png", optimize=True)
+        drawn = draw(*_segmented(folders[agreement.case], segmenter)).quantize(COLORS)
+        drawn.save(out / PICTURE.format(agreement.case), optimize=True)
     (out / "regions.md").write_text(page(content, worst), encoding="utf-8")
-    progress("evaluate-regions", 1.0, f"{len(folders)} cases")
+    progress("evaluate-regions", 1.0, f"{len(agreements)} cases")
     return content
+
+
+def _agreement(name: str, folder: Path, segmenter: Model) -> Agreement:
+    swi, found, true = _segmented(folder, segmenter)
+    truth = truth_of(folder)
+    agreed = compare(found.array, true.array)
+    return Agreement(
+        name, truth["head"], truth["protocol"], *agreed, fluid_contrast(swi, true), dice_by_brightness(swi, true)
+    )
 
 
 def _segmented(folder: Path, segmenter: Model) -> tuple[Volume, Volume, Volume]:
@@ -203,7 +212,8 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     lines += ["", f"The {len(worst)} worst cases, each at three levels: SWI, true regions, regions found.", ""]
     for a in worst:
         figures = ", ".join(f"{g} {a.dice[g]:.2f}" for g in groups if g in a.dice)
-        lines += [f"![{a.case}](regions-{a.case}.png)", "", f"{a.case} (head {a.head}, {a.protocol}): {figures}.", ""]
+        picture = PICTURE.format(a.case)
+        lines += [f"![{a.case}]({picture})", "", f"{a.case} (head {a.head}, {a.protocol}): {figures}.", ""]
     return "\n".join(lines)
 
 

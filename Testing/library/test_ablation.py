@@ -33,6 +33,7 @@ from CMBDetectorLib.evaluation.blobs import find_blobs
 from CMBDetectorLib.evaluation.cohort import Evaluated, figures
 from CMBDetectorLib.evaluation.components import components, mask_probability
 from CMBDetectorLib.evaluation.features import Crop, feature_vectors, level_maps
+from CMBDetectorLib.evaluation.folders import each_case
 from CMBDetectorLib.evaluation.page import _change, write_page
 from CMBDetectorLib.evaluation.pictures import KINDS, places, removed
 from CMBDetectorLib.evaluation.prepared import PreparedCase
@@ -453,7 +454,7 @@ def test_a_case_that_cannot_be_searched_is_told_and_the_others_are_evaluated(
     assert main(asked) == 2
     *_, last = map(json.loads, capfd.readouterr().out.splitlines())
     assert last["event"] == "error"
-    assert "1 of 2 cases could not be searched. The first, test-two: " in last["message"]
+    assert "1 of 2 cases could not be evaluated. The first, test-two: " in last["message"]
     assert str(tmp_path / "test" / "two" / "swi.nii.gz") in last["message"]
     assert str(out / "evaluation.json") in last["message"]
     report = json.loads((out / "evaluation.json").read_text())
@@ -461,7 +462,7 @@ def test_a_case_that_cannot_be_searched_is_told_and_the_others_are_evaluated(
     assert not (out / "charts.png").exists()
     shutil.rmtree(tmp_path / "test" / "one")
     assert main(asked) == 2
-    assert "No case could be searched. The first, test-two: " in capfd.readouterr().err
+    assert "No case could be evaluated. The first, test-two: " in capfd.readouterr().err
     assert json.loads((out / "evaluation.json").read_text()) == report
 
 
@@ -475,3 +476,32 @@ def test_regions_are_evaluated_and_told_unless_quiet(tmp_path: Path, capfd: pyte
     assert (tmp_path / "out" / "regions-test-one.png").exists()
     assert main(asked) == 4
     assert "is there already" in capfd.readouterr().err
+    part_of_the_sample(tmp_path / "test" / "two", 30)
+    (tmp_path / "test" / "two" / "mars.nii.gz").write_bytes(b"cut off")
+    (tmp_path / "out" / "regions-test-earlier.png").write_text("of another evaluation")
+    assert main([*asked, "--overwrite"]) == 2
+    told = capfd.readouterr().err
+    assert "1 of 2 cases could not be evaluated. The first, test-two: " in told
+    assert str(tmp_path / "test" / "two" / "mars.nii.gz") in told and str(tmp_path / "out" / "regions.md") in told
+    report = json.loads((tmp_path / "out" / "regions.json").read_text())
+    assert list(report.pop("left_out")) == ["test-two"] and report == {k: content[k] for k in report}
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["regions-test-one.png"]
+
+
+def test_one_case_that_exhausts_the_memory_does_not_lose_the_others_but_a_fault_ends_the_evaluation(
+    tmp_path: Path,
+) -> None:
+    folders = {name: tmp_path / name for name in ("a", "b", "c")}
+    wrong = {"b": MemoryError(), "c": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")}
+
+    def take(name: str, folder: Path) -> str:
+        if name in wrong:
+            raise wrong[name]
+        return folder.name
+
+    taken, left_out = each_case(folders, take, lambda fraction, name: None)
+    assert taken == ["a"] and list(left_out) == ["b", "c"]
+    assert f"does not suffice for {tmp_path / 'c' / 'swi.nii.gz'}" in left_out["c"]
+    wrong["a"] = RuntimeError("size of tensor a must match")
+    with pytest.raises(RuntimeError, match="tensor a"):
+        each_case(folders, take, lambda fraction, name: None)
