@@ -118,6 +118,7 @@ def detect(options: argparse.Namespace) -> None:
 
 def simulate(options: argparse.Namespace) -> None:
     """Render simulated cases."""
+    from CMBDetectorLib.models import choose_device
     from CMBDetectorLib.simulation.cohort import simulate as render_cases
 
     render_cases(
@@ -129,9 +130,9 @@ def simulate(options: argparse.Namespace) -> None:
         varied=options.varied,
         atrophy=options.atrophy,
         burden=options.burden,
-        heads=options.only.split(",") if options.only else None,
+        heads=[name.strip() for name in options.only.split(",")] if options.only else None,
         vessels=options.vessels,
-        device=options.device,
+        device=choose_device(options.device).type,
         processes=options.processes,
         pictures=options.pictures,
         progress=_progress(options),

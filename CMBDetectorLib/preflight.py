@@ -130,7 +130,7 @@ def _usable(volume: Volume, role: str) -> tuple[Volume, list[str]]:
     volume, notice = _without_nan(volume, name)
     low, high = float(volume.array.min()), float(volume.array.max())
     if low == high:
-        raise InputError(f"{name} is empty: every voxel is {low:g}. Choose another image.")
+        raise InputError(f"{name} shows nothing: every voxel is {low:g}. Choose another image.")
     return volume, [*volume.notices, *notice]
 
 
@@ -280,7 +280,10 @@ def _check_head(swi: Volume) -> tuple[Outline, list[str]]:
     across = int(ras.spacing_mm.argmax())
     if across != 2 and ras.spacing_mm[across] > AXIAL * np.delete(ras.spacing_mm, across).max():
         kind = ("sagittal", "coronal")[across]
-        doubts.append(f"{name} has {kind} slices; the networks saw axial ones alone, so more candidates are false.")
+        doubts.append(
+            f"{name} has {kind} slices; the networks saw axial ones alone, so they may miss microbleeds and more "
+            "candidates are false."
+        )
     return (coarse, spacing_mm, head), doubts
 
 

@@ -16,12 +16,14 @@ from CMBDetectorLib.detect import Detection
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import draws, percentiles
 from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, Evaluated, figures, json_number
+from CMBDetectorLib.evaluation.folders import WITH_PHASE, case_folders
 from CMBDetectorLib.evaluation.froc import FROC_AT, Pooled, choose_threshold
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM
 from CMBDetectorLib.evaluation.prepared import PreparedCase, prepare_cases
 from CMBDetectorLib.evaluation.variants import Variant, answers, blob_variant, read_variant
 from CMBDetectorLib.localize import locate
 from CMBDetectorLib.models import load_model
+from CMBDetectorLib.report.write import make_folder
 
 Progress = Callable[[str, float, str], None]
 EQUAL_AT = (0.5, 1.0)  # false positives per case of the reference, whose sensitivity the others must reach
@@ -109,6 +111,9 @@ def ablate(
         raise InputError(
             f"{cases_dir} cannot hold both the test and the validation cases: on the latter thresholds are chosen."
         )
+    for folder in (cases_dir, validation_dir):  # what is wrong with either is told before any is prepared
+        case_folders(folder, needed=WITH_PHASE)
+    make_folder(out)
     methods = [*(read_variant(name, path, device) for name, path in variants), blobs]
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
     test = prepare_cases(cases_dir, out / "cases", segmenter, progress)

@@ -16,7 +16,15 @@ import numpy as np
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.evaluation.bootstrap import interval
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
-from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders, each_case, make_folder, true_regions
+from CMBDetectorLib.evaluation.folders import (
+    NEEDED,
+    PHASE,
+    WITH_PHASE,
+    case_folders,
+    each_case,
+    prepare_folder,
+    true_regions,
+)
 from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.evaluation.overlap import compare
@@ -120,8 +128,8 @@ def evaluate(
         lesion found is right, the FROC curve, and, by name, why cases were ``left_out``.
     """
     choose_device(settings.device)
-    folders = case_folders(*cases_dirs, needed=(*NEEDED, PHASE) if with_phase else NEEDED)
-    replaces = make_folder(out, "evaluation.json", overwrite)
+    folders = case_folders(*cases_dirs, needed=WITH_PHASE if with_phase else NEEDED)
+    replaces = prepare_folder(out, "evaluation.json", overwrite)
 
     def search(name: str, folder: Path) -> Evaluated:
         request = DetectionRequest(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from CMBDetectorLib.errors import CMBDetectorError, InputError, OutOfMemoryError, OutputError, is_want_of_memory
-from CMBDetectorLib.report.write import said_plainly
+from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
 
 NEEDED = ("swi.nii.gz", "mars.nii.gz")  # beside the truth
 PHASE = "phase.nii.gz"
+WITH_PHASE = (*NEEDED, PHASE)
 Taken = TypeVar("Taken")
 
 
@@ -88,15 +88,12 @@ def true_regions(folder: Path, swi: Volume) -> Volume:
     return mars
 
 
-def make_folder(out: Path, result: str, overwrite: bool) -> bool:
+def prepare_folder(out: Path, result: str, overwrite: bool) -> bool:
     """Make the folder that an evaluation goes to and tell whether an earlier one is to be replaced there.
 
     `OutputError` where it cannot go there.
     """
-    with said_plainly(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+    make_folder(out)
     is_there = (out / result).exists()
     if is_there and not overwrite:
         raise OutputError(f"{out / result} is there already. Choose another folder, or replace it with --overwrite.")

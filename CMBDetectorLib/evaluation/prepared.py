@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from CMBDetectorLib.evaluation.folders import NEEDED, PHASE, case_folders
+from CMBDetectorLib.evaluation.folders import WITH_PHASE, case_folders
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.localize import Segmentation
 from CMBDetectorLib.models import Model
@@ -66,7 +66,7 @@ def prepare_cases(cases_dir: Path, cache: Path, segmenter: Model, progress: Prog
 
     A case is prepared again when it, or the segmenter, has changed. After a change of preprocessing, empty the cache.
     """
-    folders = case_folders(cases_dir, needed=(*NEEDED, PHASE))
+    folders = case_folders(cases_dir, needed=WITH_PHASE)
     prepared = []
     for n, (name, folder) in enumerate(folders.items()):
         progress("prepare", n / len(folders), name)

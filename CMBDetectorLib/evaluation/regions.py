@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
-from CMBDetectorLib.evaluation.folders import case_folders, each_case, make_folder, true_regions
+from CMBDetectorLib.evaluation.folders import case_folders, each_case, prepare_folder, true_regions
 from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
@@ -90,7 +90,7 @@ def evaluate_regions(
     """
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
     folders = case_folders(*cases_dirs)
-    replaces = make_folder(out, "regions.json", overwrite)
+    replaces = prepare_folder(out, "regions.json", overwrite)
     agreements, left_out = each_case(
         folders, lambda name, folder: _agreement(name, folder, segmenter), partial(progress, "evaluate-regions")
     )

@@ -43,6 +43,14 @@ NEEDED_MB = 150  # a large case with its images
 DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left behind by file browsers
 
 
+def make_folder(out: Path) -> None:
+    """Make a folder; `OutputError` where it, or a file in it, cannot be made. Cheap: do it before the work."""
+    with said_plainly(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+
+
 def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = None) -> None:
     """Raise `OutputError` unless a result could go to `out`. Cheap: ask before the search, not after it.
 
@@ -52,11 +60,13 @@ def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = 
     with said_plainly(out):
         is_file = out.exists() and not out.is_dir()
         found = {entry.name for entry in out.iterdir()} - DESKTOP_FILES if out.is_dir() else set()
-        parent = next((folder for folder in out.absolute().parents if folder.is_dir()), out)
+        parent = next((folder for folder in out.absolute().parents if folder.exists()), out)
     if not is_unicode(out.absolute()):
         raise OutputError(f"{out.absolute()} has a name that is not Unicode (UTF-8); choose another folder.")
     if is_file:
         raise OutputError(f"{out} is a file; give the name of a folder for the results.")
+    if not parent.is_dir():
+        raise OutputError(f"{parent} is a file, so {out} cannot be a folder; choose another one.")
     if os.path.ismount(out):
         raise OutputError(f"{out} is the root of a drive; give a folder inside it, such as {out / 'result'}.")
     if Path.cwd().is_relative_to(out.resolve()):

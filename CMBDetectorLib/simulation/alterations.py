@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from scipy import ndimage
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.preprocessing import brain_share
+from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.resampling import as_stored
 from CMBDetectorLib.simulation.case import SimulatedCase, truth_of, write_case
 from CMBDetectorLib.volume import Volume, read_volume
@@ -25,6 +27,7 @@ Array = npt.NDArray[np.float32]
 Progress = Callable[[str, float, str], None]
 
 RANDOM = "random"
+ALTERED, SEEDS = "altered", "alteration_seeds"  # in a truth: names and strengths, seed and number of the case
 MOST_AT_ONCE = 3
 TISSUE, MOST = 1000.0, 32000.0  # brightness of tissue in what is written, unless something is brighter than fits
 EDGE_MM = 1.0  # over which a change of one tissue fades out
@@ -205,8 +208,10 @@ def alter(
     Raises
     ------
     InputError
-        There is no such alteration, the folder holds no cases or one that cannot be altered, or `out` holds one that
-        was altered otherwise.
+        There is no such alteration, the folder holds no cases or one that cannot be altered, or `out` holds another
+        one, or one that was altered otherwise.
+    OutputError
+        Nothing can be written to `out`.
     """
     if Path(out).resolve() == Path(cases_dir).resolve():
         raise InputError(f"{out} holds the cases themselves. Give another folder for the copies.")
@@ -215,14 +220,19 @@ def alter(
     folders = sorted(path.parent for path in Path(cases_dir).glob("*/truth.json"))
     if not folders:
         raise InputError(f"{cases_dir} holds no cases; it needs folders with truth.json, swi, phase and mars.nii.gz.")
+    make_folder(out)
+    missing = []
     for n, folder in enumerate(folders):
-        progress("alter", n / len(folders), folder.name)
         random = np.random.default_rng([seed, n])
         strengths, copy = chosen(kind, random), out / folder.name
+        truth = _truth_after(truth_of(folder), strengths, [seed, n])
         if not (copy / "truth.json").exists():
-            write_case(altered(folder, strengths, random), copy)
-        elif truth_of(copy).get("altered", [{}])[-1] != strengths:
-            raise InputError(f"{copy} was altered otherwise before. Give another folder, or delete it.")
+            missing.append((folder, copy, truth, random))
+        elif {SEEDS: truth[SEEDS], **truth_of(copy)} != truth:  # an older copy does not say its seed
+            raise InputError(f"{copy} holds another case, or was altered otherwise. Give another folder, or delete it.")
+    for n, (folder, copy, truth, random) in enumerate(missing):
+        progress("alter", n / len(missing), folder.name)
+        write_case(altered(folder, truth, random), copy)
     progress("alter", 1.0, f"{len(folders)} cases in {out}")
 
 
@@ -238,8 +248,13 @@ def chosen(kind: str, random: np.random.Generator) -> dict[str, float]:
     }
 
 
-def altered(folder: Path, strengths: dict[str, float], random: np.random.Generator) -> SimulatedCase:
-    """Read a case and alter it; its truth lists how (``altered``). An image that nothing alters stays as it was.
+def _truth_after(truth: dict[str, Any], strengths: dict[str, float], seed: list[int]) -> dict[str, Any]:
+    """Truth of a case that is altered: it lists how, every time that it is."""
+    return {**truth, ALTERED: [*truth.get(ALTERED, []), strengths], SEEDS: [*truth.get(SEEDS, []), seed]}
+
+
+def altered(folder: Path, truth: dict[str, Any], random: np.random.Generator) -> SimulatedCase:
+    """Read a case and alter it as the last of `truth` says. An image that nothing alters stays as it was.
 
     Raises
     ------
@@ -247,7 +262,7 @@ def altered(folder: Path, strengths: dict[str, float], random: np.random.Generat
         The images lie on different grids, or show no brain.
     """
     swi, stored_phase, stored_mars = (read_volume(folder / f"{name}.nii.gz") for name in ("swi", "phase", "mars"))
-    phase, truth = to_radians(stored_phase)[0], truth_of(folder)
+    phase = to_radians(stored_phase)[0]
     mars = stored_mars.with_array(stored_mars.array.astype(np.uint8))
     in_order = [volume.in_ras_order() for volume in (swi, phase, mars)]
     for other in in_order[1:]:
@@ -264,7 +279,7 @@ def altered(folder: Path, strengths: dict[str, float], random: np.random.Generat
     )
     if not (scan.is_tissue.any() and scan.usual > 0):
         raise InputError(f"{folder} shows no brain tissue: mars.nii.gz names none, or swi.nii.gz is empty there.")
-    for name, strength in strengths.items():
+    for name, strength in truth[ALTERED][-1].items():
         scan = ALTERATIONS[name].change(scan, strength, random)
     if scan.swi is not first.swi:
         scale = min(TISSUE / max(scan.usual, 1e-6), MOST / float(scan.swi.max()))
@@ -272,8 +287,7 @@ def altered(folder: Path, strengths: dict[str, float], random: np.random.Generat
     if scan.phase_rad is not first.phase_rad:
         # In rad: the range of whole numbers would be taken from their peak, which a weaker phase does not reach.
         stored_phase = as_stored(scan.phase_rad, stored_phase)
-    record = [*truth.get("altered", []), strengths]
-    return SimulatedCase(swi, stored_phase, mars, {**truth, "altered": record})
+    return SimulatedCase(swi, stored_phase, mars, truth)
 
 
 def _along(values: npt.NDArray, axis: int) -> npt.NDArray:

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.processes import in_processes
+from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.simulation.case import render, truth_of, write_case
 from CMBDetectorLib.simulation.heads import atrophied, list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
@@ -79,6 +79,8 @@ def simulate(
 
     Raises
     ------
+    OutputError
+        Nothing can be written to `out`.
     InputError
         An option is none of those named, or `out` holds a case of another head, seed, protocol, burden or set of
         vessels, or with another atrophy.
@@ -91,11 +93,11 @@ def simulate(
     if min(vessels, processes) < 1:
         raise InputError(f"There are {vessels} sets of vessels and {processes} processes; give 1 or more of both.")
     kinds = list(PROTOCOLS.values()) if protocol == "all" else [PROTOCOLS[protocol]]
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     every = (
         plan(out, n, names, kinds, seed, varied=varied, atrophy=atrophy, burden=burden, vessels=vessels)
         for n in range(cases)
     )
+    make_folder(out)
     plans = [each for each in every if not _is_there(each)]
     with in_processes(processes) as run:
         heads_and_seeds = sorted({(each.head, each.vessel_seed) for each in plans})

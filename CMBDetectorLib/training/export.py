@@ -185,8 +185,11 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
             {name: weight if name.startswith(kept) else rounded(weight) for name, weight in weights.items()}
         )
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as problem:
-        reason = getattr(problem, "strerror", None) or next(iter(str(problem).splitlines()), "it is empty")
-        raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason}).") from None
+        if isinstance(problem, OSError):
+            raise InputError(f"{checkpoint} cannot be opened: {problem.strerror}.") from None
+        # What torch says of a strange file advises to open it unsafely.
+        reason = "it holds other data" if isinstance(problem, pickle.UnpicklingError) else str(problem) or "it is empty"
+        raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason.splitlines()[0]}).") from None
     return network.eval(), state
 
 

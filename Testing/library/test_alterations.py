@@ -140,7 +140,14 @@ def cases(scan, tmp_path: Path) -> Path:
     phase = swi.with_array(np.rint(scan.phase_rad * 4096 / np.pi).astype(np.int16).transpose(2, 0, 1))
     phase.array[0, 0, 0], phase.array[0, 0, 1] = -4096, 4095
     mars = scan.is_tissue.astype(np.uint8).transpose(2, 0, 1)
-    lesion = {"center_ras_mm": [-30.0, -30.0, 30.0]}
+    lesion = {
+        "center_ras_mm": [-30.0, -30.0, 30.0],
+        "diameter_mm": 3.0,
+        "contrast": 0.9,
+        "region": "lobar",
+        "sub_region": 9,
+        "side": "left",
+    }
     truth = {"head": "02", "lesions": [lesion], "faint": [], "mimics": [], "paramagnetic_sign": 1}
     write_case(SimulatedCase(swi, phase, swi.with_array(mars), truth), tmp_path / "in" / "a")
     return tmp_path / "in"
@@ -150,7 +157,8 @@ def cases(scan, tmp_path: Path) -> Path:
 def test_an_altered_case_keeps_its_truth_and_its_grid_and_says_what_was_altered(cases, tmp_path, kind):
     alter(cases, tmp_path / "out", kind, seed=4)
     before, after = (json.loads((folder / "a" / "truth.json").read_text()) for folder in (cases, tmp_path / "out"))
-    (drawn,) = after.pop("altered")
+    (drawn,), seeds = after.pop("altered"), after.pop("alteration_seeds")
+    assert seeds == [[4, 0]]
     assert after == before
     assert drawn if kind == "random" else list(drawn) == [kind]
     for name in ("swi", "phase", "mars"):
@@ -203,10 +211,17 @@ def test_shading_beyond_the_brain_is_no_stronger_than_at_its_ends(scan):
         assert gain.max() == pytest.approx(5.0, rel=1e-3)
 
 
-def test_copies_that_were_altered_otherwise_are_not_taken_for_these(cases, tmp_path):
-    alter(cases, tmp_path / "out", "blur")
-    alter(cases, tmp_path / "out", "blur")
-    with pytest.raises(InputError, match="was altered otherwise before"):
+def test_copies_of_other_cases_or_altered_otherwise_are_not_taken_for_these(cases, tmp_path):
+    alter(cases, tmp_path / "out", "noise")
+    first = stored(tmp_path / "out", "swi")
+    alter(cases, tmp_path / "out", "noise")
+    assert np.array_equal(stored(tmp_path / "out", "swi"), first)
+    for kind, seed in (("blur", 0), ("noise", 1)):
+        with pytest.raises(InputError, match="a holds another case, or was altered otherwise"):
+            alter(cases, tmp_path / "out", kind, seed=seed)
+    truth_file = cases / "a" / "truth.json"
+    truth_file.write_text(truth_file.read_text().replace('"head": "02"', '"head": "03"'))
+    with pytest.raises(InputError, match="a holds another case, or was altered otherwise"):
         alter(cases, tmp_path / "out", "noise")
     with pytest.raises(InputError, match="holds the cases themselves"):
         alter(cases, cases, "noise")
@@ -217,6 +232,24 @@ def test_what_was_altered_twice_lists_both(cases, tmp_path):
     alter(tmp_path / "blurred", tmp_path / "both", "noise")
     truth = json.loads((tmp_path / "both" / "a" / "truth.json").read_text())
     assert [list(each) for each in truth["altered"]] == [["blur"], ["noise"]]
+
+
+def test_a_copy_from_before_seeds_were_told_counts_as_one_of_this_seed(cases, tmp_path):
+    alter(cases, tmp_path / "out", "blur")
+    copy = tmp_path / "out" / "a" / "truth.json"
+    truth = json.loads(copy.read_text())
+    del truth["alteration_seeds"]
+    copy.write_text(json.dumps(truth))
+    alter(cases, tmp_path / "out", "blur", seed=3)
+    assert "alteration_seeds" not in json.loads(copy.read_text()), "it is kept"
+
+
+def test_nothing_is_altered_where_one_case_has_no_truth(cases, tmp_path):
+    (cases / "b").mkdir()
+    (cases / "b" / "truth.json").write_text("{")
+    with pytest.raises(InputError, match=r"b/truth\.json cannot be read as JSON"):
+        alter(cases, tmp_path / "out", "blur")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_case_that_cannot_be_altered_is_named(cases, tmp_path):

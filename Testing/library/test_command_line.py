@@ -177,6 +177,29 @@ def test_a_number_below_the_least_is_refused_and_the_least_is_not(capsys, asked,
     assert "whole number" not in told(str(least))
 
 
+def test_a_folder_for_cases_that_cannot_be_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "out"
+    heads = tmp_path / "heads"
+    heads.mkdir()
+    for name in ("02_labels.nii.gz", "02_mars.nii.gz"):
+        (heads / name).touch()  # never read
+    refused(command("simulate", "--heads", heads, "--out", below), 4, str(below))
+    refused(command("alter", "--cases", SWI.parent.parent, "--as", "blur", "--out", below), 4, str(below))
+    given = ("--swi", SWI, "--phase", SWI.parent / "phase.nii.gz", "--out", below)
+    refused(command("implant", *given), 4, f"{tmp_path / 'file'} is a file")
+    refused(command("detect", *given), 4, f"{tmp_path / 'file'} is a file")
+    compared = ("--cases", SWI.parent.parent, "--validation", tmp_path / "none", "--variant", f"a={tmp_path}")
+    refused(command("ablate", *compared, "--out", below), 2, f"{tmp_path / 'none'} holds no cases")
+
+
+def test_a_device_that_is_not_there_is_refused_before_a_case_is_simulated(tmp_path):
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    asked = ("simulate", "--heads", tmp_path, "--out", tmp_path / "out", "--device", "cuda")
+    refused(command(*asked, **hidden), 2, "torch finds no GPU")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_training_configuration_with_a_wrong_name_is_refused(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"out": "a", "cases": "b", "cache": "c", "epochs": 3}))
@@ -188,6 +211,10 @@ def test_a_checkpoint_that_is_not_there_or_empty_is_refused(tmp_path):
     refused(command(*asked, tmp_path / "none.pt"), 2, "none.pt", "No such file")
     (tmp_path / "empty.pt").touch()
     refused(command(*asked, tmp_path / "empty.pt"), 2, "empty.pt is not a checkpoint of the detector")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    told = command(*asked, tmp_path / "text.pt")
+    refused(told, 2, "text.pt is not a checkpoint of the detector")
+    assert "weights_only" not in told.stderr
     assert not (tmp_path / "models").exists()
 
 

@@ -14,7 +14,7 @@ from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
 from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, evaluate, figures
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
-from CMBDetectorLib.evaluation.folders import case_folders, make_folder
+from CMBDetectorLib.evaluation.folders import case_folders, prepare_folder
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 from CMBDetectorLib.request import Settings
@@ -258,11 +258,11 @@ def test_a_case_without_its_regions_is_named_before_any_search(tmp_path):
 def test_an_earlier_evaluation_is_not_replaced_unasked(tmp_path):
     (tmp_path / "evaluation.json").write_text("earlier")
     with pytest.raises(OutputError, match=r"evaluation\.json is there already"):
-        make_folder(tmp_path, "evaluation.json", overwrite=False)
-    assert make_folder(tmp_path, "evaluation.json", overwrite=True)
-    assert not make_folder(tmp_path / "new" / "folder", "evaluation.json", overwrite=True)
+        prepare_folder(tmp_path, "evaluation.json", overwrite=False)
+    assert prepare_folder(tmp_path, "evaluation.json", overwrite=True)
+    assert not prepare_folder(tmp_path / "new" / "folder", "evaluation.json", overwrite=True)
     with pytest.raises(OutputError, match="Cannot write the results"):
-        make_folder(tmp_path / "evaluation.json", "evaluation.json", overwrite=True)
+        prepare_folder(tmp_path / "evaluation.json", "evaluation.json", overwrite=True)
     assert (tmp_path / "evaluation.json").read_text() == "earlier"
 
 

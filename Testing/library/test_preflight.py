@@ -315,12 +315,12 @@ def test_phase_of_an_unknown_range_is_refused() -> None:
 
 def test_a_constant_image_is_refused() -> None:
     assert refusal(SWI.with_array(np.full(SHAPE, 7, np.float32))) == (
-        "swi.nii.gz is empty: every voxel is 7. Choose another image."
+        "swi.nii.gz shows nothing: every voxel is 7. Choose another image."
     )
 
 
 def test_a_constant_phase_is_refused() -> None:
-    assert refusal(SWI, PHASE.with_array(np.zeros(SHAPE, np.float32))).startswith("pha.nii.gz is empty")
+    assert refusal(SWI, PHASE.with_array(np.zeros(SHAPE, np.float32))).startswith("pha.nii.gz shows nothing")
 
 
 def test_an_image_of_nothing_but_nan_is_refused() -> None:

@@ -163,6 +163,8 @@ def test_an_implanted_case_has_the_truth_of_a_simulated_one(case):
         ("[1]", "holds no JSON object"),
         ("{}", "lacks 'head'"),
         ('{"head": "02", "lesions": [], "faint": []}', "lacks 'mimics'"),
+        ('{"head": "02", "lesions": null, "faint": [], "mimics": []}', "holds no list of sources as 'lesions'"),
+        ('{"head": "02", "lesions": [], "faint": [3], "mimics": []}', "holds no list of sources as 'faint'"),
     ],
 )
 def test_a_truth_that_cannot_be_used_is_named(tmp_path, content, told):
@@ -171,6 +173,33 @@ def test_a_truth_that_cannot_be_used_is_named(tmp_path, content, told):
     with pytest.raises(InputError, match=told) as problem:
         truth_of(tmp_path)
     assert str(problem.value).startswith(str(tmp_path / "truth.json"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong"),
+    [
+        ("lesions", "center_ras_mm", None),
+        ("lesions", "center_ras_mm", [1.0, 2.0]),
+        ("faint", "center_ras_mm", [1.0, 2.0, float("nan")]),
+        ("mimics", "center_ras_mm", ["1", "2", "3"]),
+        ("mimics", "kind", None),
+        ("lesions", "diameter_mm", "3"),
+        ("faint", "diameter_mm", -1.0),
+        ("lesions", "contrast", 1.5),
+        ("lesions", "region", "frontal"),
+        ("lesions", "sub_region", "frontal"),
+        ("lesions", "side", None),
+    ],
+)
+def test_a_source_that_a_truth_tells_wrongly_is_named_before_it_is_used(tmp_path, kind, name, wrong):
+    sample = truth_of(next((resources_dir() / "SampleData").glob("*/truth.json")).parent)
+    sample["faint"] = sample["faint"] or [dict(sample["lesions"][0])]
+    (tmp_path / "truth.json").write_text(json.dumps(sample))
+    assert truth_of(tmp_path) == sample
+    sample[kind][-1][name] = wrong
+    (tmp_path / "truth.json").write_text(json.dumps(sample))
+    with pytest.raises(InputError, match=rf"as '{name}' of {kind} {len(sample[kind])}\."):
+        truth_of(tmp_path)
 
 
 def test_a_truth_of_an_older_simulator_is_read_and_says_what_it_lacks():
