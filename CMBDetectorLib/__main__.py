@@ -315,8 +315,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--phase", type=Path, metavar="FILE", help="phase image of the same scan; left out, the search "
                      "runs on SWI alone and cannot tell calcifications from microbleeds")  # fmt: skip
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    one.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report (default: the one "
-                     "chosen on validation heads, with phase or without)")  # fmt: skip
+    one.add_argument("--threshold", type=float, metavar="P", help="lowest probability to report, 0.1 to 0.99 "
+                     "(default: the one chosen on validation heads, with phase or without)")  # fmt: skip
     one.add_argument("--device", choices=DEVICES, default="auto", help="where the networks run (default: %(default)s)")
     one.add_argument("--polarity", choices=POLARITIES, default="auto", help="how paramagnetic tissue (veins along the "
                      "field) looks on the phase image (default: %(default)s, measured)")  # fmt: skip

@@ -68,7 +68,7 @@ def overview(result: Result, tell: Callable[[float], None] = lambda fraction: No
     candidates = [*result.counted, *(c for c in result.reported if c.is_excluded)]
     columns = 7 if result.phase else 5
     width = 2 * MARGIN + TEXT + max(columns * (TILE + GAP), 3 * (MAP + GAP)) - GAP
-    blocks = [_header(result, width)]
+    blocks = [_header(result, width), *(_notice(notice, width) for notice in result.notices)]
     if not result.counted:
         blocks.append(_nothing_counted(result, width))
     if candidates:
@@ -155,6 +155,14 @@ def _header(result: Result, width: int) -> Image.Image:
         block.paste(picture, (x, MARGIN))
         _letters(draw, view, (x, MARGIN), MAP)
         draw.text((x, MARGIN + MAP + 3), f"all candidates, {view.name}", font=_font(14), fill=DIM)
+    return block
+
+
+def _notice(text: str, width: int) -> Image.Image:
+    """Draw what a reader of the page must know of the images or the search, in as many lines as it takes."""
+    size, inside = 15, width - 2 * MARGIN
+    block, draw = _block(width, len(_lines(f"Note: {text}", size, inside)) * (size + 5) + 4)
+    _write(draw, (MARGIN, 0), f"Note: {text}", size, WARNING, inside)
     return block
 
 
@@ -270,6 +278,14 @@ def _write(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, color: Color, width: int | None = None
 ) -> int:
     """Write text, in lines of at most `width` pixels, and return where the next line would start."""
+    lines = _lines(text, size, width)
+    for index, line in enumerate(lines):
+        draw.text((at[0], at[1] + index * (size + 5)), line, font=_font(size), fill=color)
+    return at[1] + len(lines) * (size + 5)
+
+
+def _lines(text: str, size: int, width: int | None) -> list[str]:
+    """Break text into lines of at most `width` pixels."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
@@ -277,11 +293,10 @@ def _write(
             lines.append(word)
         else:
             lines[-1] = longer
-    for index, line in enumerate(lines):
-        while width and _font(size).getlength(line) > width:  # a file name without spaces
-            line = line.removesuffix("...")[:-1] + "..."
-        draw.text((at[0], at[1] + index * (size + 5)), line, font=_font(size), fill=color)
-    return at[1] + len(lines) * (size + 5)
+    for index in range(len(lines)):
+        while width and _font(size).getlength(lines[index]) > width:  # a file name without spaces
+            lines[index] = lines[index].removesuffix("...")[:-1] + "..."
+    return lines
 
 
 def _letters(draw: ImageDraw.ImageDraw, view: View, corner: tuple[int, int], size: int) -> None:

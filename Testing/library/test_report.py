@@ -142,6 +142,19 @@ def test_the_picture_tells_the_phase_sign_that_it_shows(drawn: list[str]) -> Non
         assert any("paramagnetic tissue bright" in text for text in drawn)
 
 
+def test_the_picture_shows_every_note_of_the_search_whole(drawn: list[str]) -> None:
+    result = replace(synthetic_result(), notices=())
+    without = overview_module.overview(result)
+    notices = ("swi.nii.gz has coronal slices; " + "the networks saw axial ones alone, " * 40, "The sign was measured.")
+    page = overview_module.overview(replace(result, notices=notices))
+    assert [text for text in drawn if text.startswith("Note: ")] == [f"Note: {notice}" for notice in notices]
+    first, second = (overview_module._notice(notice, page.width) for notice in notices)
+    assert page.height == without.height + first.height + second.height and first.height > 2 * second.height
+    lit = np.asarray(first).max(axis=(1, 2)) > 150
+    assert lit[:25].any() and lit[-25:].any(), "its last line is drawn"
+    assert not lit[-3:].any(), "and not cut"
+
+
 def test_the_picture_names_both_regions_of_a_candidate_at_a_border(drawn: list[str]) -> None:
     overview_module.overview(synthetic_result())
     assert [text for text in drawn if "deep or lobar" in text] == ["deep or lobar, left"]
@@ -188,7 +201,7 @@ def test_a_full_disk_is_refused_before_the_search(tmp_path: Path) -> None:
 
 def test_a_folder_below_a_file_is_refused_by_name(result: Result, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"Cannot write the results to .*file/out"):
+    with pytest.raises(OutputError, match=r"file is a file, so .*file/out cannot be a folder"):
         write_result(result, tmp_path / "file" / "out")
 
 
