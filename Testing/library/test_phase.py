@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.phase import high_pass, measure_polarity, prepare
@@ -131,6 +132,25 @@ def test_the_polarity_is_found_from_veins_of_any_direction(direction: tuple | No
     found, confidence = measure_polarity(sign * phase, swi, brain)
     assert found == ("bright" if sign > 0 else "dark")
     assert confidence > 0.8
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_polarity_is_found_though_dark_spots_near_the_surface_have_the_opposite_phase(sign: int) -> None:
+    magnitude, phase, brain = veins()
+    inner = ndimage.minimum_filter(brain.array, size=(23, 23, 11), mode="constant")  # 11 mm and more from the surface
+    spots = brain.array & ~inner & (np.random.default_rng(3).random(phase.shape) < 0.1)
+    swi = brain.with_array(np.where(spots, 0.2, 1) * swi_of(magnitude, phase))
+    found, confidence = measure_polarity(sign * np.where(spots, -3, phase), swi, brain)
+    assert found == ("bright" if sign > 0 else "dark") and confidence > 0.8
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_polarity_is_found_though_faint_dark_texture_has_the_opposite_phase(sign: int) -> None:
+    magnitude, phase, brain = veins()
+    texture = np.random.default_rng(3).random(phase.shape) < 0.1
+    swi = brain.with_array(np.where(texture, 0.8, 1) * swi_of(magnitude, phase))
+    found, confidence = measure_polarity(sign * np.where(texture, -2.0, phase), swi, brain)
+    assert found == ("bright" if sign > 0 else "dark") and confidence > 0.8
 
 
 @pytest.mark.parametrize("sign", [1, -1])
