@@ -75,6 +75,15 @@ class Cancelled(CMBDetectorError):
     exit_code = 130
 
 
+def want_of_memory(problem: BaseException, image: object) -> OutOfMemoryError | None:
+    """Give what to tell of an exception that says that no memory is left for an image; None for any other."""
+    if isinstance(problem, OutOfMemoryError):
+        return problem
+    if is_want_of_device_memory(problem):
+        return DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.")
+    return OutOfMemoryError.for_image(image) if is_want_of_memory(problem) else None
+
+
 def is_want_of_memory(problem: BaseException) -> bool:
     """Whether an exception says that the machine, or its GPU, has no memory left."""
     return (

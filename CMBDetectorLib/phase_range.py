@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import numpy as np
 
 from CMBDetectorLib.errors import InputError
@@ -27,7 +29,8 @@ def to_radians(phase: Volume) -> tuple[Volume, str]:
     finite = np.isfinite(values)
     numbers = values if finite.all() else values[finite]
     low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
-    found = f"The phase of {phase.source or 'this image'} runs from {low:.6g} to {high:.6g}"
+    range_ = f"runs from {low:.6g} to {high:.6g}"
+    found = f"The phase of {phase.source or 'this image'} {range_}"
     if low == high:
         raise InputError(f"{found}: it is constant. Choose the phase image that belongs to the SWI.")
     some = numbers.ravel(order="K")[:: max(1, numbers.size // 100_000)]
@@ -42,7 +45,8 @@ def to_radians(phase: Volume) -> tuple[Volume, str]:
     radians[~finite] = 0
     beyond = np.abs(radians) > np.float32(np.pi)
     radians[beyond] = (radians[beyond] + np.pi) % (2 * np.pi) - np.pi
-    return phase.with_array(radians), f"{found}; it was read as {name}."
+    image = PurePath(phase.source).name if phase.source else "this image"  # pictures go where paths are not to go
+    return phase.with_array(radians), f"The phase of {image} {range_}; it was read as {name}."
 
 
 def known_scale(low: float, high: float, whole: bool) -> tuple[float, float, str] | None:

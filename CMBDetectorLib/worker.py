@@ -29,11 +29,8 @@ from CMBDetectorLib.encoding import restart_in_utf8
 from CMBDetectorLib.errors import (
     Cancelled,
     CMBDetectorError,
-    DeviceMemoryError,
     InputError,
-    OutOfMemoryError,
-    is_want_of_device_memory,
-    is_want_of_memory,
+    want_of_memory,
 )
 from CMBDetectorLib.interruption import abandon, raise_on_termination
 from CMBDetectorLib.report.write import check_folder, write_result
@@ -68,10 +65,8 @@ def perform(request: DetectionRequest, progress: Progress) -> Result:
             result = run(request, progress)
             write_result(result, request.out, progress, overwrite=request.overwrite, with_images=request.with_images)
     except (MemoryError, RuntimeError, ImportError, OSError) as problem:
-        if is_want_of_device_memory(problem):
-            raise DeviceMemoryError("The memory of the GPU does not suffice. Choose the device 'cpu'.") from None
-        if is_want_of_memory(problem):
-            raise OutOfMemoryError.for_image(request.swi) from None
+        if known := want_of_memory(problem, request.swi):
+            raise known from None
         raise
     return result
 

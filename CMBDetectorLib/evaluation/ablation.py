@@ -100,6 +100,8 @@ def ablate(
     InputError
         A folder without cases, a file that is no network, a name given twice, an `anatomy` that names no variant, or
         validation cases that are the test cases.
+    OutputError
+        Nothing can be written to `out`.
     """
     blobs = blob_variant()
     names = [*(name for name, _ in variants), blobs.name]

@@ -34,7 +34,7 @@ from CMBDetectorLib.regions import Region
 from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
-from CMBDetectorLib.simulation.case import truth_of
+from CMBDetectorLib.simulation.truth import truth_of
 
 Progress = Callable[[str, float, str], None]
 SIZES_MM = {"below 2 mm": (0.0, 2.0), "2-3 mm": (2.0, 3.0), "3-5 mm": (3.0, 5.0), "5 mm or more": (5.0, np.inf)}

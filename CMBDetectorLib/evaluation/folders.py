@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from CMBDetectorLib.errors import CMBDetectorError, InputError, OutOfMemoryError, OutputError, is_want_of_memory
+from CMBDetectorLib.errors import InputError, OutOfMemoryError, OutputError, want_of_memory
 from CMBDetectorLib.report.write import make_folder
-from CMBDetectorLib.simulation.case import truth_of
+from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
 
 NEEDED = ("swi.nii.gz", "mars.nii.gz")  # beside the truth
@@ -42,7 +42,10 @@ def case_folders(*cases_dirs: Path, needed: Sequence[str] = NEEDED) -> dict[str,
         for folder in found:
             if missing := [name for name in needed if not (folder / name).is_file()]:
                 raise InputError(f"{folder} lacks {missing[0]}; a case needs truth.json, {', '.join(needed)}.")
-            truth_of(folder)["protocol"]  # raises what is wrong with it
+            truth = truth_of(folder)
+            truth.require_text("protocol")
+            truth.require("lesions", "diameter_mm", "contrast", "region", "sub_region", "side")
+            truth.require("mimics", "kind")
             name = f"{prefix}-{folder.name}"
             if name in folders:
                 raise InputError(f"There are two cases {name}: {folders[name]} and {folder}. Rename the folder of one.")
@@ -68,11 +71,13 @@ def each_case(
         progress(n / len(folders), name)
         try:
             taken.append(take(name, folder))
-        except (InputError, MemoryError, OutOfMemoryError, RuntimeError) as problem:
-            if not isinstance(problem, InputError) and not is_want_of_memory(problem):
+        except InputError as problem:
+            left_out[name] = str(problem)
+        except (OutOfMemoryError, MemoryError, RuntimeError, ImportError, OSError) as problem:
+            known = want_of_memory(problem, folder / NEEDED[0])
+            if known is None:
                 raise
-            known = isinstance(problem, CMBDetectorError)
-            left_out[name] = str(problem if known else OutOfMemoryError.for_image(folder / NEEDED[0]))
+            left_out[name] = str(known)
     if not taken:
         name, why = next(iter(left_out.items()))
         raise InputError(f"No case could be evaluated. The first, {name}: {why}")

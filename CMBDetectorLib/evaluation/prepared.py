@@ -19,7 +19,7 @@ from CMBDetectorLib.phase import prepare
 from CMBDetectorLib.preflight import check
 from CMBDetectorLib.preprocessing import NetworkInput, detector_input
 from CMBDetectorLib.segment import segment
-from CMBDetectorLib.simulation.case import truth_of
+from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.training.data import is_fresh
 from CMBDetectorLib.volume import Volume, read_volume
 

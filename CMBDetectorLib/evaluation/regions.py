@@ -18,9 +18,8 @@ from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.report.picture import AXIAL, body_axes, brain_box, gray, plane, swi_window
-from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.segment import segment
-from CMBDetectorLib.simulation.case import truth_of
+from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
 
 Progress = Callable[[str, float, str], None]
@@ -90,21 +89,17 @@ def evaluate_regions(
     """
     segmenter = load_model("segmenter", device=device, models_dir=models_dir)
     folders = case_folders(*cases_dirs)
-    replaces = prepare_folder(out, "regions.json", overwrite)
+    prepare_folder(out, "regions.json", overwrite)
     agreements, left_out = each_case(
         folders, lambda name, folder: _agreement(name, folder, segmenter), partial(progress, "evaluate-regions")
     )
     content = {**summary(agreements), "left_out": left_out}
-    if replaces:  # pictures of the earlier evaluation
-        with said_plainly(out):
-            for picture in out.glob(PICTURE.format("*")):
-                picture.unlink()
     (out / "regions.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     worst = sorted(agreements, key=lambda agreement: agreement.mean_dice)[:WORST]
+    (out / "regions.md").write_text(page(content, worst), encoding="utf-8")
     for agreement in worst:
         drawn = draw(*_segmented(folders[agreement.case], segmenter)).quantize(COLORS)
         drawn.save(out / PICTURE.format(agreement.case), optimize=True)
-    (out / "regions.md").write_text(page(content, worst), encoding="utf-8")
     progress("evaluate-regions", 1.0, f"{len(agreements)} cases")
     return content
 
@@ -187,6 +182,7 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
         "# Regions of simulated cases",
         "",
         f"{content['cases']} simulated cases of the heads {', '.join(content['heads'])}; no patients.",
+        *(f"Left out: {name}. {why}" for name, why in content.get("left_out", {}).items()),
         "",
         "| region | Dice, mean | Dice, least | Dice in tissue | volume error, mean | volume error, largest |",
         "|---|---:|---:|---:|---:|---:|",

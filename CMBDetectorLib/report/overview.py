@@ -162,7 +162,7 @@ def _notice(text: str, width: int) -> Image.Image:
     """Draw what a reader of the page must know of the images or the search, in as many lines as it takes."""
     size, inside = 15, width - 2 * MARGIN
     block, draw = _block(width, len(_lines(f"Note: {text}", size, inside)) * (size + 5) + 4)
-    _write(draw, (MARGIN, 0), f"Note: {text}", size, WARNING, inside)
+    _write(draw, (MARGIN, 0), f"Note: {text}", size, PLAIN, inside)
     return block
 
 

@@ -45,10 +45,20 @@ DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left behind by file
 
 def make_folder(out: Path) -> None:
     """Make a folder; `OutputError` where it, or a file in it, cannot be made. Cheap: do it before the work."""
+    _refuse_file(out)
     with said_plainly(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
+
+
+def _refuse_file(out: Path) -> None:
+    """Raise `OutputError` where a file, or a link to nothing, takes the place of a folder or of one above it."""
+    there = next((path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path)), out)
+    if there == out.absolute() and not there.is_dir():
+        raise OutputError(f"{out} is a file; give the name of a folder for the results.")
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file, so {out} cannot be a folder; choose another one.")
 
 
 def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = None) -> None:
@@ -58,15 +68,11 @@ def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = 
     `free_mb` is the space on its disk, 10^6 bytes; measured when not given.
     """
     with said_plainly(out):
-        is_file = out.exists() and not out.is_dir()
         found = {entry.name for entry in out.iterdir()} - DESKTOP_FILES if out.is_dir() else set()
-        parent = next((folder for folder in out.absolute().parents if folder.exists()), out)
+        parent = next((folder for folder in out.absolute().parents if folder.is_dir()), out)
     if not is_unicode(out.absolute()):
         raise OutputError(f"{out.absolute()} has a name that is not Unicode (UTF-8); choose another folder.")
-    if is_file:
-        raise OutputError(f"{out} is a file; give the name of a folder for the results.")
-    if not parent.is_dir():
-        raise OutputError(f"{parent} is a file, so {out} cannot be a folder; choose another one.")
+    _refuse_file(out)
     if os.path.ismount(out):
         raise OutputError(f"{out} is the root of a drive; give a folder inside it, such as {out / 'result'}.")
     if Path.cwd().is_relative_to(out.resolve()):

@@ -20,14 +20,15 @@ from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.preprocessing import brain_share
 from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.resampling import as_stored
-from CMBDetectorLib.simulation.case import SimulatedCase, truth_of, write_case
+from CMBDetectorLib.simulation.case import SimulatedCase, write_case
+from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
 
 Array = npt.NDArray[np.float32]
 Progress = Callable[[str, float, str], None]
 
 RANDOM = "random"
-ALTERED, SEEDS = "altered", "alteration_seeds"  # in a truth: names and strengths, seed and number of the case
+ALTERED = "altered"  # in a truth: names and strengths, once for every time
 MOST_AT_ONCE = 3
 TISSUE, MOST = 1000.0, 32000.0  # brightness of tissue in what is written, unless something is brighter than fits
 EDGE_MM = 1.0  # over which a change of one tissue fades out
@@ -225,10 +226,11 @@ def alter(
     for n, folder in enumerate(folders):
         random = np.random.default_rng([seed, n])
         strengths, copy = chosen(kind, random), out / folder.name
-        truth = _truth_after(truth_of(folder), strengths, [seed, n])
+        before = truth_of(folder)
+        truth = {**before, ALTERED: [*(before.get(ALTERED) or []), strengths]}
         if not (copy / "truth.json").exists():
             missing.append((folder, copy, truth, random))
-        elif {SEEDS: truth[SEEDS], **truth_of(copy)} != truth:  # an older copy does not say its seed
+        elif truth_of(copy) != truth:
             raise InputError(f"{copy} holds another case, or was altered otherwise. Give another folder, or delete it.")
     for n, (folder, copy, truth, random) in enumerate(missing):
         progress("alter", n / len(missing), folder.name)
@@ -246,11 +248,6 @@ def chosen(kind: str, random: np.random.Generator) -> dict[str, float]:
         for name, each in ALTERATIONS.items()
         if name in names
     }
-
-
-def _truth_after(truth: dict[str, Any], strengths: dict[str, float], seed: list[int]) -> dict[str, Any]:
-    """Truth of a case that is altered: it lists how, every time that it is."""
-    return {**truth, ALTERED: [*truth.get(ALTERED, []), strengths], SEEDS: [*truth.get(SEEDS, []), seed]}
 
 
 def altered(folder: Path, truth: dict[str, Any], random: np.random.Generator) -> SimulatedCase:

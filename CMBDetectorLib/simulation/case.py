@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from CMBDetectorLib.errors import InputError
-from CMBDetectorLib.json_file import read_json
-from CMBDetectorLib.regions import BY_LABEL, Region
+from CMBDetectorLib.regions import BY_LABEL
 from CMBDetectorLib.simulation import heads, tissue
 from CMBDetectorLib.simulation.acquisition import acquire, homodyne, phase_mask, sample
 from CMBDetectorLib.simulation.field import field_shift_ppm
@@ -35,9 +30,6 @@ BLOCK = 2  # fine voxels along R and A whose mean is looked at to see what a sou
 VISIBLE_CONTRAST, VISIBLE_MM = 0.25, 2.0  # a lesion below either is "faint": neither asked for nor punished
 VISIBLE_SIGNAL = 0.5  # likewise where the tissue around has less than this of white matter's signal
 VISIBLE_CNR = 4.0  # and where the loss in one acquired voxel is less than so many standard deviations of the noise
-IN_EVERY_TRUTH = ("head", "lesions", "faint", "mimics")
-NOT_WHOLE = "Make this case again, or take its folder away."
-SOURCES = IN_EVERY_TRUTH[1:]
 MOST_VESSEL, VESSEL_REACH_MM = 0.1, 1.0  # a microbleed with more vessel than this in and around it looks like a vessel
 LARGEST_MM = 10.0  # what looks larger is no microbleed
 FLOW_VOIDS = 0.4  # share of people whose arteries are dark, not bright
@@ -274,64 +266,6 @@ def write_case(case: SimulatedCase, folder: Path) -> None:
     part = folder / "truth.json.part"  # what tells that a case is whole is whole itself
     part.write_text(json.dumps(case.truth, indent=1) + "\n", encoding="utf-8")
     os.replace(part, folder / "truth.json")
-
-
-class _Truth(dict[str, Any]):
-    """Content of a ``truth.json``; says whose it is where it lacks what a reader needs."""
-
-    def __init__(self, file: Path, content: dict[str, Any]) -> None:
-        super().__init__(content)
-        self.file = file
-
-    def __missing__(self, name: str) -> Any:
-        raise InputError(f"{self.file} lacks '{name}'. {NOT_WHOLE}")
-
-
-def truth_of(folder: Path) -> dict[str, Any]:
-    """Content of a case's ``truth.json``.
-
-    Raises
-    ------
-    InputError
-        It cannot be opened, is not JSON, lacks what every truth holds or tells it wrongly; later, when a key is asked
-        for that it lacks.
-    """
-    file = folder / "truth.json"
-    truth = _Truth(file, read_json(file))
-    for name in IN_EVERY_TRUTH:
-        truth[name]  # raises where it is missing
-    for kind in SOURCES:
-        if not (isinstance(truth[kind], list) and all(isinstance(entry, dict) for entry in truth[kind])):
-            raise InputError(f"{file} holds no list of sources as '{kind}'. {NOT_WHOLE}")
-        for n, entry in enumerate(truth[kind], start=1):
-            for name, is_right in _required(kind):
-                if not is_right(entry.get(name)):
-                    raise InputError(f"{file} has {entry.get(name)!r} as '{name}' of {kind} {n}. {NOT_WHOLE}")
-    return truth
-
-
-def _required(kind: str) -> list[tuple[str, Callable[[Any], bool]]]:
-    """What every source of a kind must say in a truth, and how it is known to be right."""
-    required: list[tuple[str, Callable[[Any], bool]]] = [("center_ras_mm", _is_place)]
-    if kind == "mimics":
-        return [*required, ("kind", lambda value: isinstance(value, str))]
-    required.append(("diameter_mm", lambda value: _is_number(value) and value >= 0))
-    if kind == "lesions":
-        required += [
-            ("contrast", lambda value: _is_number(value) and 0 <= value <= 1),
-            ("region", lambda value: value in [region.value for region in Region]),
-            ("sub_region", lambda value: isinstance(value, int)),
-            ("side", lambda value: isinstance(value, str)),
-        ]
-    return required
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_place(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
 def _slice_orientation(random: np.random.Generator) -> npt.NDArray:

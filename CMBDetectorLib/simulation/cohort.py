@@ -12,10 +12,11 @@ import numpy as np
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.processes import in_processes
 from CMBDetectorLib.report.write import make_folder
-from CMBDetectorLib.simulation.case import render, truth_of, write_case
+from CMBDetectorLib.simulation.case import render, write_case
 from CMBDetectorLib.simulation.heads import atrophied, list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, Protocol, vary
+from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.simulation.vessels import VesselTree, grow_vessels
 
 BURDENS = ("realistic", "none", "many", "training")  # training: many and none in turn
@@ -74,6 +75,8 @@ def simulate(
         How many sets of vessel trees every head has; each case draws one.
     processes : int
         How many cases are rendered at a time; several compute with one thread each.
+    device : str
+        ``cpu`` or ``cuda``.
     pictures : bool
         Also write ``montage.png`` into every case.
 

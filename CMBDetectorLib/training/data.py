@@ -26,8 +26,8 @@ from CMBDetectorLib.networks.anchors import SPACING_MM, STRIDE
 from CMBDetectorLib.phase import prepare
 from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.processes import in_processes
-from CMBDetectorLib.simulation.case import truth_of
 from CMBDetectorLib.simulation.protocols import radians_per_ppm
+from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.training.config import DetectorTraining, Progress, Training
 from CMBDetectorLib.training.implants import (
     CALCIFICATION,
@@ -100,6 +100,8 @@ def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
     for folder in prepared_cases(config, ".json", _into_cache, progress):
         image, tissue, ijk_to_ras, spacing_mm = _cached(folder, config.cache)
         truth = truth_of(folder)
+        for kind, name in (("lesions", "diameter_mm"), ("faint", "diameter_mm"), ("mimics", "kind")):
+            truth.require(kind, name)
         bleeds = truth["lesions"] + truth["faint"]
         center_mm = _from_voxel_0_mm([bleed["center_ras_mm"] for bleed in bleeds], ijk_to_ras)
         diameter_mm = np.array([bleed["diameter_mm"] for bleed in bleeds], float)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -184,12 +185,19 @@ def averaged_network(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, 
         network.load_state_dict(
             {name: weight if name.startswith(kept) else rounded(weight) for name, weight in weights.items()}
         )
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as problem:
-        if isinstance(problem, OSError):
-            raise InputError(f"{checkpoint} cannot be opened: {problem.strerror}.") from None
-        # What torch says of a strange file advises to open it unsafely.
-        reason = "it holds other data" if isinstance(problem, pickle.UnpicklingError) else str(problem) or "it is empty"
-        raise InputError(f"{checkpoint} is not a checkpoint of the {name} ({reason.splitlines()[0]}).") from None
+    except OSError as problem:
+        raise InputError(f"{checkpoint} cannot be opened: {problem.strerror}.") from None
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        struct.error,
+        pickle.UnpicklingError,
+    ):  # torch may raise any of them of a strange file
+        raise InputError(f"{checkpoint} is not a checkpoint of the {name}.") from None
     return network.eval(), state
 
 

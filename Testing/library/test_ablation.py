@@ -18,7 +18,7 @@ from CMBDetectorLib import detect as detect_module
 from CMBDetectorLib.__main__ import main
 from CMBDetectorLib.candidate import Candidate, PhaseEvidence
 from CMBDetectorLib.detect import Detection, looks, tiles
-from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.errors import InputError, OutOfMemoryError
 from CMBDetectorLib.evaluation import components as tiles_module
 from CMBDetectorLib.evaluation import features
 from CMBDetectorLib.evaluation.ablation import (
@@ -478,21 +478,25 @@ def test_regions_are_evaluated_and_told_unless_quiet(tmp_path: Path, capfd: pyte
     assert "is there already" in capfd.readouterr().err
     part_of_the_sample(tmp_path / "test" / "two", 30)
     (tmp_path / "test" / "two" / "mars.nii.gz").write_bytes(b"cut off")
-    (tmp_path / "out" / "regions-test-earlier.png").write_text("of another evaluation")
     assert main([*asked, "--overwrite"]) == 2
     told = capfd.readouterr().err
     assert "1 of 2 cases could not be evaluated. The first, test-two: " in told
     assert str(tmp_path / "test" / "two" / "mars.nii.gz") in told and str(tmp_path / "out" / "regions.md") in told
     report = json.loads((tmp_path / "out" / "regions.json").read_text())
     assert list(report.pop("left_out")) == ["test-two"] and report == {k: content[k] for k in report}
-    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["regions-test-one.png"]
+    assert "Left out: test-two. " in (tmp_path / "out" / "regions.md").read_text()
 
 
 def test_one_case_that_exhausts_the_memory_does_not_lose_the_others_but_a_fault_ends_the_evaluation(
     tmp_path: Path,
 ) -> None:
-    folders = {name: tmp_path / name for name in ("a", "b", "c")}
-    wrong = {"b": MemoryError(), "c": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")}
+    folders = {name: tmp_path / name for name in "abcde"}
+    wrong: dict[str, Exception] = {
+        "b": MemoryError(),
+        "c": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+        "d": OutOfMemoryError("d.nii.gz has 500 million voxels; searching it needs 90 GB."),
+        "e": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    }
 
     def take(name: str, folder: Path) -> str:
         if name in wrong:
@@ -500,7 +504,8 @@ def test_one_case_that_exhausts_the_memory_does_not_lose_the_others_but_a_fault_
         return folder.name
 
     taken, left_out = each_case(folders, take, lambda fraction, name: None)
-    assert taken == ["a"] and list(left_out) == ["b", "c"]
+    assert taken == ["a"] and list(left_out) == ["b", "c", "d", "e"]
+    assert left_out["d"].startswith("d.nii.gz has 500 million") and "Choose the device 'cpu'" in left_out["e"]
     assert f"does not suffice for {tmp_path / 'c' / 'swi.nii.gz'}" in left_out["c"]
     wrong["a"] = RuntimeError("size of tensor a must match")
     with pytest.raises(RuntimeError, match="tensor a"):

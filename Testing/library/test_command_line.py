@@ -189,8 +189,16 @@ def test_a_folder_for_cases_that_cannot_be_is_told_before_the_work(tmp_path):
     given = ("--swi", SWI, "--phase", SWI.parent / "phase.nii.gz", "--out", below)
     refused(command("implant", *given), 4, f"{tmp_path / 'file'} is a file")
     refused(command("detect", *given), 4, f"{tmp_path / 'file'} is a file")
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "case").symlink_to(SWI.parent)
+    compared = ("--cases", SWI.parent.parent, "--validation", tmp_path / "validation", "--variant", f"a={tmp_path}")
+    refused(command("ablate", *compared, "--out", below), 4, f"{tmp_path / 'file'} is a file")
+
+
+def test_validation_cases_that_are_not_there_are_told_before_test_cases_are_prepared(tmp_path):
     compared = ("--cases", SWI.parent.parent, "--validation", tmp_path / "none", "--variant", f"a={tmp_path}")
-    refused(command("ablate", *compared, "--out", below), 2, f"{tmp_path / 'none'} holds no cases")
+    refused(command("ablate", *compared, "--out", tmp_path / "out"), 2, f"{tmp_path / 'none'} holds no cases")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_device_that_is_not_there_is_refused_before_a_case_is_simulated(tmp_path):
@@ -211,10 +219,11 @@ def test_a_checkpoint_that_is_not_there_or_empty_is_refused(tmp_path):
     refused(command(*asked, tmp_path / "none.pt"), 2, "none.pt", "No such file")
     (tmp_path / "empty.pt").touch()
     refused(command(*asked, tmp_path / "empty.pt"), 2, "empty.pt is not a checkpoint of the detector")
-    (tmp_path / "text.pt").write_text("no checkpoint")
-    told = command(*asked, tmp_path / "text.pt")
-    refused(told, 2, "text.pt is not a checkpoint of the detector")
-    assert "weights_only" not in told.stderr
+    for text in ("no checkpoint", "step,loss\n1,2", "hello world", "}"):
+        (tmp_path / "text.pt").write_text(text)
+        told = command(*asked, tmp_path / "text.pt")
+        refused(told, 2, "text.pt is not a checkpoint of the detector.")
+        assert "weights_only" not in told.stderr
     assert not (tmp_path / "models").exists()
 
 

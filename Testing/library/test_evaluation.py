@@ -261,7 +261,7 @@ def test_an_earlier_evaluation_is_not_replaced_unasked(tmp_path):
         prepare_folder(tmp_path, "evaluation.json", overwrite=False)
     assert prepare_folder(tmp_path, "evaluation.json", overwrite=True)
     assert not prepare_folder(tmp_path / "new" / "folder", "evaluation.json", overwrite=True)
-    with pytest.raises(OutputError, match="Cannot write the results"):
+    with pytest.raises(OutputError, match="is a file; give the name of a folder"):
         prepare_folder(tmp_path / "evaluation.json", "evaluation.json", overwrite=True)
     assert (tmp_path / "evaluation.json").read_text() == "earlier"
 

@@ -19,7 +19,6 @@ from CMBDetectorLib.simulation.case import (
     add_truth,
     appearance,
     render,
-    truth_of,
     vessel_share,
     write_case,
 )
@@ -28,6 +27,7 @@ from CMBDetectorLib.simulation.heads import Head, PlacedHead, load_head, place
 from CMBDetectorLib.simulation.implant import implanted_case
 from CMBDetectorLib.simulation.protocols import PROTOCOLS, vary
 from CMBDetectorLib.simulation.sources import averaged, microbleed
+from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.simulation.vessels import branches, grow_vessels, splat
 from CMBDetectorLib.volume import Volume, read_volume, write_volume
 from Testing.patch_statistics import separation
@@ -163,6 +163,7 @@ def test_an_implanted_case_has_the_truth_of_a_simulated_one(case):
         ("[1]", "holds no JSON object"),
         ("{}", "lacks 'head'"),
         ('{"head": "02", "lesions": [], "faint": []}', "lacks 'mimics'"),
+        ('{"head": 2, "lesions": [], "faint": [], "mimics": []}', "has 2 as 'head', which must be text"),
         ('{"head": "02", "lesions": null, "faint": [], "mimics": []}', "holds no list of sources as 'lesions'"),
         ('{"head": "02", "lesions": [], "faint": [3], "mimics": []}', "holds no list of sources as 'faint'"),
     ],
@@ -176,36 +177,46 @@ def test_a_truth_that_cannot_be_used_is_named(tmp_path, content, told):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "wrong"),
+    ("kind", "name", "wrong", "right"),
     [
-        ("lesions", "center_ras_mm", None),
-        ("lesions", "center_ras_mm", [1.0, 2.0]),
-        ("faint", "center_ras_mm", [1.0, 2.0, float("nan")]),
-        ("mimics", "center_ras_mm", ["1", "2", "3"]),
-        ("mimics", "kind", None),
-        ("lesions", "diameter_mm", "3"),
-        ("faint", "diameter_mm", -1.0),
-        ("lesions", "contrast", 1.5),
-        ("lesions", "region", "frontal"),
-        ("lesions", "sub_region", "frontal"),
-        ("lesions", "side", None),
+        ("lesions", "center_ras_mm", [1.0, 2.0], [1, 2, 3]),
+        ("faint", "center_ras_mm", [1.0, 2.0, float("nan")], [0.5, -2, 3]),
+        ("mimics", "center_ras_mm", ["1", "2", "3"], [1, 2, 3]),
+        ("mimics", "kind", 3, "vein"),
+        ("lesions", "diameter_mm", "3", 3),
+        ("faint", "diameter_mm", -1.0, 0),
+        ("lesions", "contrast", 1.5, 1.004),
+        ("lesions", "region", "frontal", ""),
+        ("lesions", "sub_region", "frontal", 9.0),
+        ("lesions", "sub_region", 99, 0),
+        ("lesions", "side", "nowhere", "midline"),
     ],
 )
-def test_a_source_that_a_truth_tells_wrongly_is_named_before_it_is_used(tmp_path, kind, name, wrong):
-    sample = truth_of(next((resources_dir() / "SampleData").glob("*/truth.json")).parent)
-    sample["faint"] = sample["faint"] or [dict(sample["lesions"][0])]
-    (tmp_path / "truth.json").write_text(json.dumps(sample))
-    assert truth_of(tmp_path) == sample
-    sample[kind][-1][name] = wrong
-    (tmp_path / "truth.json").write_text(json.dumps(sample))
-    with pytest.raises(InputError, match=rf"as '{name}' of {kind} {len(sample[kind])}\."):
-        truth_of(tmp_path)
+def test_what_a_truth_tells_wrongly_of_a_source_is_named_when_it_is_asked_for(tmp_path, kind, name, wrong, right):
+    truth = {"head": "02", "lesions": [], "faint": [], "mimics": []}
+    sources = [{"center_ras_mm": [0, 0, 0], name: right} for _ in range(3)]
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, kind: sources}))
+    truth_of(tmp_path).require(kind, name)
+    sources[1][name] = wrong
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, kind: sources}))
+    with pytest.raises(InputError, match=rf"truth\.json has .* as '{name}' of {kind} 2\."):
+        truth_of(tmp_path).require(kind, name)
+    del sources[1][name]
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, kind: sources}))
+    with pytest.raises(InputError, match=rf"truth\.json lacks '{name}' of {kind} 2\."):
+        truth_of(tmp_path).require(kind, name)
+
+
+def test_a_truth_with_places_alone_can_be_read(tmp_path):
+    place = {"center_ras_mm": [1, 2, 3]}
+    (tmp_path / "truth.json").write_text(json.dumps({"head": "x", "lesions": [place], "faint": [], "mimics": [place]}))
+    assert truth_of(tmp_path)["lesions"] == [place]
 
 
 def test_a_truth_of_an_older_simulator_is_read_and_says_what_it_lacks():
     older = truth_of(next((resources_dir() / "SampleData").glob("*/truth.json")).parent)
     assert older["head"] == "09"
-    with pytest.raises(InputError, match=r"truth.json lacks 'acquired_mm'. Make this case again"):
+    with pytest.raises(InputError, match=r"truth.json lacks 'acquired_mm'. Correct it, make this case again"):
         older["acquired_mm"]
 
 
