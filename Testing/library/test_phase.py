@@ -179,6 +179,15 @@ def test_a_sign_that_cannot_be_told_is_said_to_be_unknown_unless_it_is_given() -
     assert prepare(brain.with_array(phase), swi, brain).sign_is_known
 
 
+def test_a_sign_on_which_three_fifths_of_the_brain_agree_is_not_known() -> None:
+    magnitude, phase, brain = veins()
+    swi = brain.with_array(swi_of(magnitude, phase).astype(np.float32))
+    cubes = np.where(np.random.default_rng(1).random((8, 8, 8)) < 0.42, -1, 1)  # as many have the opposite sign
+    mixed = brain.with_array((phase * np.kron(cubes, np.ones((12, 12, 5)))).astype(np.float32))
+    assert 0.6 < measure_polarity(high_pass(mixed.array, swi.array, swi.ijk_to_ras), swi, brain)[1] < 0.65
+    assert not prepare(mixed, swi, brain).sign_is_known
+
+
 def test_wrapped_phase_of_either_sign_is_prepared_into_the_same_canonical_phase() -> None:
     magnitude, phase, brain = veins()
     swi = brain.with_array(swi_of(magnitude, phase).astype(np.float32))
