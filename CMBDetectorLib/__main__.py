@@ -351,7 +351,8 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--device", choices=DEVICES, default="auto", help="where to render (default: %(default)s)")
     _add_progress(many)
 
-    other = commands.add_parser("alter", help="copy simulated cases as another scanner might have made them")
+    other = commands.add_parser("alter", help="copy simulated cases as another scanner might have made them; "
+                                "copies that are there are kept")  # fmt: skip
     other.set_defaults(command=alter)
     other.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder of case folders")
     other.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the copies")
