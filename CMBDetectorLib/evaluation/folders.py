@@ -1,4 +1,4 @@
-"""Folders that an evaluation reads cases with truth from, and the one that it writes to: checked before the search."""
+"""Folders of cases with truth that an evaluation takes, one after another, and the one that it writes to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from CMBDetectorLib.errors import InputError, OutOfMemoryError, OutputError, want_of_memory
+from CMBDetectorLib.regions import BY_LABEL
 from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
@@ -78,6 +81,7 @@ def each_case(
             if known is None:
                 raise
             left_out[name] = str(known)
+            del known  # it holds on to the volumes of this case
     if not taken:
         name, why = next(iter(left_out.items()))
         raise InputError(f"No case could be evaluated. The first, {name}: {why}")
@@ -85,11 +89,13 @@ def each_case(
 
 
 def true_regions(folder: Path, swi: Volume) -> Volume:
-    """MARS regions of a case; raises `InputError` where they have other voxels than its SWI."""
+    """MARS regions of a case; raises `InputError` where they have other voxels than its SWI, or other labels."""
     path = folder / "mars.nii.gz"
     mars = read_volume(path)
     if mars.array.shape != swi.array.shape:
         raise InputError(f"{path} has {mars.array.shape} voxels, the SWI {swi.array.shape}; they must be the same.")
+    if strange := set(np.unique(mars.array)) - {0, *BY_LABEL}:
+        raise InputError(f"{path} has the label {min(strange):g}; MARS has 0 (none) to {max(BY_LABEL)}.")
     return mars
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from CMBDetectorLib.evaluation.folders import WITH_PHASE, case_folders
+from CMBDetectorLib.evaluation.folders import WITH_PHASE, case_folders, true_regions
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.localize import Segmentation
 from CMBDetectorLib.models import Model
@@ -81,7 +81,8 @@ def prepare_cases(cases_dir: Path, cache: Path, segmenter: Model, progress: Prog
 
 def _prepare(folder: Path, made: Path, segmenter: Model) -> None:
     """Write the arrays of one case, and last its record."""
-    inputs = check(read_volume(folder / "swi.nii.gz"), read_volume(folder / "phase.nii.gz"), force=True)
+    true = true_regions(folder, swi := read_volume(folder / "swi.nii.gz"))
+    inputs = check(swi, read_volume(folder / "phase.nii.gz"), force=True)
     assert inputs.phase is not None
     found = segment(segmenter, inputs.swi, lambda *_: None)
     phase = prepare(inputs.phase, inputs.swi, found.brain)
@@ -96,7 +97,7 @@ def _prepare(folder: Path, made: Path, segmenter: Model) -> None:
         "input_to_ras": seen.ijk_to_ras.tolist(),
         "scan_to_ras": found.regions.ijk_to_ras.tolist(),
         "left_to_ras": found.left.ijk_to_ras.tolist(),
-        "dice": compare(found.regions.array, read_volume(folder / "mars.nii.gz").array)[0],
+        "dice": compare(found.regions.array, true.array)[0],
     }
     (made / "case.json").write_text(json.dumps(record), encoding="utf-8")
 

@@ -54,11 +54,14 @@ def make_folder(out: Path) -> None:
 
 def _refuse_file(out: Path) -> None:
     """Raise `OutputError` where a file, or a link to nothing, takes the place of a folder or of one above it."""
-    there = next((path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path)), out)
-    if there == out.absolute() and not there.is_dir():
+    with said_plainly(out):
+        place = out.absolute()
+    there = next((path for path in (place, *place.parents) if os.path.lexists(path)), None)
+    if there is None or os.path.isdir(there):
+        return
+    if there == place:
         raise OutputError(f"{out} is a file; give the name of a folder for the results.")
-    if not there.is_dir():
-        raise OutputError(f"{there} is a file, so {out} cannot be a folder; choose another one.")
+    raise OutputError(f"{there} is a file, so {out} cannot be a folder; choose another one.")
 
 
 def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = None) -> None:

@@ -199,7 +199,7 @@ def alter(
     seed: int = 0,
     progress: Progress = lambda stage, fraction, message: None,
 ) -> None:
-    """Write an altered copy of every case below a folder; a case that is already there is kept.
+    """Write an altered copy of every case below a folder; one that is already there is kept, also one of another seed.
 
     Parameters
     ----------
@@ -227,7 +227,9 @@ def alter(
         random = np.random.default_rng([seed, n])
         strengths, copy = chosen(kind, random), out / folder.name
         before = truth_of(folder)
-        truth = {**before, ALTERED: [*(before.get(ALTERED) or []), strengths]}
+        if not isinstance(times := before.get(ALTERED, []), list):
+            raise InputError(f"{folder / 'truth.json'} has {times!r} as '{ALTERED}', which must be a list. Correct it.")
+        truth = {**before, ALTERED: [*times, strengths]}
         if not (copy / "truth.json").exists():
             missing.append((folder, copy, truth, random))
         elif truth_of(copy) != truth:

@@ -5,7 +5,6 @@ Others' simulators and hands write it, too, so each reader asks only for what it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from CMBDetectorLib.regions import BY_LABEL, Region, Side
 
 FILE = "truth.json"
 SOURCES = ("lesions", "faint", "mimics")
+MOST = 1e6  # no number in a truth is larger
 REMEDY = "Correct it, make this case again, or take its folder away."
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST < value < MOST
 
 
 # How what is said of a source is known to be right. A source in no region has "" and 0.
@@ -55,6 +55,12 @@ class Truth(dict[str, Any]):
         if not isinstance(self[name], str):
             raise InputError(f"{self.file} has {self[name]!r} as '{name}', which must be text. {REMEDY}")
 
+    def require_numbers(self, *names: str) -> None:
+        """Raise `InputError` unless these are there and are numbers."""
+        for name in names:
+            if not _is_number(self[name]):
+                raise InputError(f"{self.file} has {self[name]!r} as '{name}', which must be a number. {REMEDY}")
+
     def require(self, kind: str, *names: str) -> None:
         """Raise `InputError` unless every source of a kind says these of itself, in the right way."""
         if not (isinstance(self[kind], list) and all(isinstance(source, dict) for source in self[kind])):
@@ -63,7 +69,8 @@ class Truth(dict[str, Any]):
             for name in names:
                 if name not in source:
                     raise InputError(f"{self.file} lacks '{name}' of {kind} {n}. {REMEDY}")
-                if not RIGHT[name](source[name]):
+                # Only what is too faint to see may have no extent.
+                if not RIGHT[name](source[name]) or (kind == "lesions" and name == "diameter_mm" and not source[name]):
                     raise InputError(f"{self.file} has {source[name]!r} as '{name}' of {kind} {n}. {REMEDY}")
 
 

@@ -96,12 +96,15 @@ def heads_of_cases(config: Training) -> dict[Path, str]:
 
 def load_cases(config: DetectorTraining, progress: Progress) -> list[Case]:
     """Preprocess what the cache lacks and open all cases of the run's heads."""
+    for folder in heads_of_cases(config):
+        truth = truth_of(folder)
+        truth.require_numbers("paramagnetic_sign", "field_t", "echo_time_ms", "acquired_mm", "mask_power")
+        for kind, name in (("lesions", "diameter_mm"), ("faint", "diameter_mm"), ("mimics", "kind")):
+            truth.require(kind, name)
     cases = []
     for folder in prepared_cases(config, ".json", _into_cache, progress):
         image, tissue, ijk_to_ras, spacing_mm = _cached(folder, config.cache)
         truth = truth_of(folder)
-        for kind, name in (("lesions", "diameter_mm"), ("faint", "diameter_mm"), ("mimics", "kind")):
-            truth.require(kind, name)
         bleeds = truth["lesions"] + truth["faint"]
         center_mm = _from_voxel_0_mm([bleed["center_ras_mm"] for bleed in bleeds], ijk_to_ras)
         diameter_mm = np.array([bleed["diameter_mm"] for bleed in bleeds], float)

@@ -14,7 +14,7 @@ from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
 from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, evaluate, figures
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
-from CMBDetectorLib.evaluation.folders import case_folders, prepare_folder
+from CMBDetectorLib.evaluation.folders import case_folders, prepare_folder, true_regions
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
 from CMBDetectorLib.request import Settings
@@ -273,6 +273,16 @@ def test_true_regions_of_another_grid_are_refused_by_name(tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(evaluated([1, 5], [2]).truth))
     with pytest.raises(InputError, match=r"mars\.nii\.gz has .* voxels, the SWI"):
         Evaluated.of("case", tmp_path, result)
+
+
+@pytest.mark.parametrize(("label", "named"), [(14, "14"), (-1, "-1"), (0.5, "0.5")])
+def test_true_regions_with_a_label_that_is_none_are_refused_by_name(tmp_path, label, named):
+    labels = np.full((4, 4, 4), 9, np.float32)
+    labels[1, 2, 3] = label
+    swi = Volume(labels, np.eye(4))
+    write_volume(swi, tmp_path / "mars.nii.gz")
+    with pytest.raises(InputError, match=rf"mars\.nii\.gz has the label {named}; MARS has 0 \(none\) to 13"):
+        true_regions(tmp_path, swi)
 
 
 def test_a_device_that_is_not_there_is_told_before_any_search(tmp_path, monkeypatch):

@@ -694,6 +694,29 @@ def test_a_truth_that_lacks_something_is_refused_by_its_name(tmp_path: Path, key
         load_cases(detector_training(tmp_path), silent)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"field_t": "3"}, "has '3' as 'field_t', which must be a number"),
+        ({"paramagnetic_sign": None}, "has None as 'paramagnetic_sign', which must be a number"),
+        ({"lesions": [{"center_ras_mm": [4, 6, 9], "diameter_mm": 0}]}, "has 0 as 'diameter_mm' of lesions 1"),
+        ({"faint": [{"center_ras_mm": [4, 6, 9]}]}, "lacks 'diameter_mm' of faint 1"),
+        ({"mimics": [{"center_ras_mm": [4, 6, 9]}]}, "lacks 'kind' of mimics 1"),
+    ],
+)
+def test_a_truth_that_training_cannot_use_is_refused_before_any_case_is_prepared(
+    tmp_path: Path, change: dict, told: str
+) -> None:
+    for name, head in zip("ab", heads_of("train"), strict=False):
+        write_case(tmp_path / name, head)
+    file = tmp_path / "b" / "truth.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    config = detector_training(tmp_path)
+    with pytest.raises(InputError, match=told):
+        load_cases(config, silent)
+    assert not config.cache.exists()
+
+
 @pytest.mark.parametrize("loaders", [0, 2])
 def test_batches_are_the_same_whoever_prepares_them(tmp_path: Path, loaders: int) -> None:
     write_case(tmp_path / "a", heads_of("train")[0])
