@@ -27,8 +27,9 @@ POLARITY_SPACING_MM = (1.0, 1.0, 1.0)
 SHADING_SPACING_MM = (2.0, 2.0, 2.0)  # fine enough for a local mean over centimeters
 VEIN_MM = 5.0  # dark structures thinner than this count as veins
 VEINS_FROM = 95  # percentile of darkness from which on they do; what is fainter is texture
-EDGE_MM = 12.0  # nearer to the brain's surface, air and bone outweigh the veins
+EDGES_MM = 12.0, 8.0  # nearer to the brain's surface, air and bone outweigh the veins; the second one in small brains
 PART_MM = 24  # the brain is judged in cubes of this size
+LEAST_PARTS = 20  # of them; fewer, and the brain is small or hardly covered
 SURE = 0.8  # confidence below which the measured polarity deserves a notice
 # And below which the phase is not used: near 0.5 it is a toss, and the wrong sign makes microbleeds of calcifications.
 # Of 142 simulated scans, ours and by eight others (docs/models.md), 136 reach it, all of them told right; of 100 phase
@@ -127,7 +128,10 @@ def measure_polarity(phase_filtered: npt.NDArray, swi: Volume, brain: Volume) ->
     angle = np.arctan2(sine, cosine)
 
     mask = inside.array > 0.5
-    deep = ndimage.minimum_filter(mask, size=_odd(2 * EDGE_MM), mode="constant")
+    for edge_mm in EDGES_MM:
+        deep = ndimage.minimum_filter(mask, size=_odd(2 * edge_mm), mode="constant")
+        if block_reduce(deep, block_size=PART_MM, func=np.any).sum() >= LEAST_PARTS:
+            break
     if not deep.any():
         return "bright", 0.0
     coarse = [on_grid(v, SHADING_SPACING_MM) for v in (dark, inside)]
