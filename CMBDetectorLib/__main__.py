@@ -265,6 +265,7 @@ def evaluate_regions(options: argparse.Namespace) -> None:
 
 
 def _complain_of_left_out(report: dict[str, Any], file: Path) -> None:
+    """Raise `InputError` where an evaluation left cases out; what it says of the others is in a file."""
     if left_out := report["left_out"]:
         name, why = next(iter(left_out.items()))
         raise InputError(

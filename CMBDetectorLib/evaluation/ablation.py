@@ -23,7 +23,7 @@ from CMBDetectorLib.evaluation.prepared import PreparedCase, prepare_cases
 from CMBDetectorLib.evaluation.variants import Variant, answers, blob_variant, read_variant
 from CMBDetectorLib.localize import locate
 from CMBDetectorLib.models import load_model
-from CMBDetectorLib.report.write import make_folder
+from CMBDetectorLib.output_folder import make_folder
 
 Progress = Callable[[str, float, str], None]
 EQUAL_AT = (0.5, 1.0)  # false positives per case of the reference, whose sensitivity the others must reach

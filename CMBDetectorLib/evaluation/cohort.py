@@ -29,9 +29,9 @@ from CMBDetectorLib.evaluation.froc import FROC_AT, Curve, OperatingPoint, Poole
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM, STRICT_MM, Matches, match
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.models import choose_device
+from CMBDetectorLib.output_folder import said_plainly
 from CMBDetectorLib.pipeline import run
 from CMBDetectorLib.regions import Region
-from CMBDetectorLib.report.write import said_plainly
 from CMBDetectorLib.request import DetectionRequest, Settings
 from CMBDetectorLib.result import Result
 from CMBDetectorLib.simulation.truth import truth_of

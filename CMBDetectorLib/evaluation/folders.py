@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from CMBDetectorLib.errors import InputError, OutOfMemoryError, OutputError, want_of_memory
+from CMBDetectorLib.output_folder import make_folder
 from CMBDetectorLib.regions import BY_LABEL
-from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.simulation.truth import truth_of
 from CMBDetectorLib.volume import Volume, read_volume
 

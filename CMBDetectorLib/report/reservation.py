@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 
 from CMBDetectorLib.errors import OutputError
 from CMBDetectorLib.interruption import cleared_away
-from CMBDetectorLib.report.write import beside, folders_above, said_plainly
+from CMBDetectorLib.output_folder import said_plainly
+from CMBDetectorLib.report.write import beside, folders_above
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from CMBDetectorLib.errors import OutputError
 from CMBDetectorLib.interruption import cleared_away
+from CMBDetectorLib.output_folder import refuse_file, said_plainly
 from CMBDetectorLib.report.markups import write_markups
 from CMBDetectorLib.report.picture import phase_window, swi_window
 from CMBDetectorLib.report.record import write_record
@@ -43,27 +44,6 @@ NEEDED_MB = 150  # a large case with its images
 DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left behind by file browsers
 
 
-def make_folder(out: Path) -> None:
-    """Make a folder; `OutputError` where it, or a file in it, cannot be made. Cheap: do it before the work."""
-    _refuse_file(out)
-    with said_plainly(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-
-
-def _refuse_file(out: Path) -> None:
-    """Raise `OutputError` where a file, or a link to nothing, takes the place of a folder or of one above it."""
-    with said_plainly(out):
-        place = out.absolute()
-    there = next((path for path in (place, *place.parents) if os.path.lexists(path)), None)
-    if there is None or os.path.isdir(there):
-        return
-    if there == place:
-        raise OutputError(f"{out} is a file; give the name of a folder for the results.")
-    raise OutputError(f"{there} is a file, so {out} cannot be a folder; choose another one.")
-
-
 def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = None) -> None:
     """Raise `OutputError` unless a result could go to `out`. Cheap: ask before the search, not after it.
 
@@ -75,7 +55,7 @@ def check_folder(out: Path, *, overwrite: bool = False, free_mb: float | None = 
         parent = next((folder for folder in out.absolute().parents if folder.is_dir()), out)
     if not is_unicode(out.absolute()):
         raise OutputError(f"{out.absolute()} has a name that is not Unicode (UTF-8); choose another folder.")
-    _refuse_file(out)
+    refuse_file(out)
     if os.path.ismount(out):
         raise OutputError(f"{out} is the root of a drive; give a folder inside it, such as {out / 'result'}.")
     if Path.cwd().is_relative_to(out.resolve()):
@@ -202,16 +182,3 @@ def _write_files(result: Result, folder: Path, progress: Progress, with_images: 
 
 def _write_summary(result: Result, path: Path) -> None:
     path.write_text("\n".join(summary_lines(result)) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def said_plainly(out: Path) -> Iterator[None]:
-    """Turn whatever keeps the files from being written into one `OutputError` that names the user's folder."""
-    try:
-        yield
-    except (OSError, OutputError) as problem:
-        reason = getattr(problem, "strerror", None) or "a file came out incomplete"
-        raise OutputError(
-            f"Cannot write the results to {out}: {reason}. Check the free space and permission, or choose another "
-            "folder."
-        ) from problem

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.output_folder import make_folder
 from CMBDetectorLib.phase_range import to_radians
 from CMBDetectorLib.preprocessing import brain_share
-from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.resampling import as_stored
 from CMBDetectorLib.simulation.case import SimulatedCase, write_case
 from CMBDetectorLib.simulation.truth import truth_of

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from CMBDetectorLib.errors import InputError
+from CMBDetectorLib.output_folder import make_folder
 from CMBDetectorLib.processes import in_processes
-from CMBDetectorLib.report.write import make_folder
 from CMBDetectorLib.simulation.case import render, write_case
 from CMBDetectorLib.simulation.heads import atrophied, list_heads, load_head
 from CMBDetectorLib.simulation.montage import montage

@@ -13,7 +13,6 @@ from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.json_file import read_json
 from CMBDetectorLib.regions import BY_LABEL, Region, Side
 
-FILE = "truth.json"
 SOURCES = ("lesions", "faint", "mimics")
 MOST = 1e6  # no number in a truth is larger
 REMEDY = "Correct it, make this case again, or take its folder away."
@@ -83,7 +82,7 @@ def truth_of(folder: Path) -> Truth:
         It cannot be opened, is not JSON, or does not say which head it is and where its sources lie; later, when a key
         is asked for that it lacks.
     """
-    file = folder / FILE
+    file = folder / "truth.json"
     truth = Truth(file, read_json(file))
     truth.require_text("head")
     for kind in SOURCES:
