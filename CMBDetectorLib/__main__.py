@@ -207,6 +207,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Search simulated cases and compare with their truth."""
     from CMBDetectorLib.evaluation.cohort import CHARTS
     from CMBDetectorLib.evaluation.cohort import evaluate as evaluate_cases
+    from CMBDetectorLib.evaluation.cohort_page import write_page
 
     if options.charts:
         from CMBDetectorLib.evaluation.charts import draw, new_figure
@@ -224,6 +225,7 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     if options.charts:
         draw({" and ".join(folder.name for folder in options.cases): report}, options.out / CHARTS)
+    write_page(report, options.out)
     _complain_of_left_out(report, options.out / "evaluation.json")
     _end(options, json.dumps(_short(report), indent=1), out=str(options.out), report=_short(report))
 
@@ -231,7 +233,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def ablate(options: argparse.Namespace) -> None:
     """Compare variants of the detector on the same cases."""
     from CMBDetectorLib.evaluation.ablation import ablate as compare
-    from CMBDetectorLib.evaluation.page import write_page
+    from CMBDetectorLib.evaluation.ablation_page import write_page
 
     done = compare(
         options.cases,

@@ -289,7 +289,10 @@ def _write(content: dict[str, Any], out: Path) -> None:
                 **report["at_threshold"],
             }
         )
-        strata += [{"variant": name, "stratum": group, **counts} for group, counts in report["sensitivity"].items()]
+        for group, counts in report["sensitivity"].items():
+            low, high = counts["interval"]
+            row = {"found": counts["found"], "of": counts["of"], "share_from": low, "share_to": high}
+            strata.append({"variant": name, "stratum": group, **row})
         cases += [{"variant": name, **row} for row in report["per_case"]]
     for title, rows in (("variants", variants), ("strata", strata), ("cases", cases)):
         with (out / f"{title}.csv").open("w", newline="", encoding="utf-8") as file:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from CMBDetectorLib.candidate import Candidate
-from CMBDetectorLib.evaluation.bootstrap import interval
+from CMBDetectorLib.evaluation.bootstrap import draws, percentiles
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.folders import (
     NEEDED,
@@ -44,10 +45,20 @@ CONSPICUITIES = {
     "stands out by less than 4 SD": (-np.inf, 4.0), "stands out by 4-6 SD": (4.0, 6.0),
     "stands out by 6-10 SD": (6.0, 10.0), "stands out by 10 SD or more": (10.0, np.inf),
 }  # fmt: skip
+Counts = npt.NDArray[np.int_] | npt.NDArray[np.bool_]  # one entry per case
+Draws = Sequence[npt.NDArray[np.int64]]  # indices of cases (`bootstrap.draws`)
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 AT_BORDER, ELSEWHERE = "region, at a border", "region, elsewhere"
 CHARTS = "charts.png"  # drawn beside the report where asked for
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
+# Of an `OperatingPoint`, those that get an interval: in words, and whether it is a share.
+MEASURES = {
+    "sensitivity": ("sensitivity, %", True), "precision": ("precision, %", True), "f1": ("F1, %", True),
+    "sensitivity_per_case": ("sensitivity, % (mean of cases)", True),
+    "precision_per_case": ("precision, % (mean of cases)", True), "f1_per_case": ("F1, % (mean of cases)", True),
+    "false_positives_per_case": ("false positives per case", False),
+    "false_positives_per_free_case": ("false positives per case without microbleeds", False),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,15 +194,16 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
     primary = reported(every)
     strict = reported([case.matches(STRICT_MM) for case in done])
     before_anatomy = reported([case.matches(PRIMARY_MM, excluded=True) for case in done])
-    groups: dict[tuple[int, str], list[bool]] = {}
+    resampled = list(draws(heads))
+    groups: dict[tuple[int, str], npt.NDArray[np.int_]] = {}  # of each case how many are found, of how many
     placed: dict[str, list[bool]] = {"region": [], AT_BORDER: [], ELSEWHERE: [], "sub_region": [], "side": []}
-    for case, matched in zip(done, primary, strict=True):
+    for n_case, (case, matched) in enumerate(zip(done, primary, strict=True)):
         candidates = case.counted
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
         standing_out = case.conspicuity or [np.nan] * len(case.truth["lesions"])
         for i, (lesion, conspicuity) in enumerate(zip(case.truth["lesions"], standing_out, strict=True)):
             for group in enumerate(strata(lesion, case.truth["protocol"], conspicuity)):
-                groups.setdefault(group, []).append(i in hits)
+                groups.setdefault(group, np.zeros((len(done), 2), int))[n_case] += (i in hits, 1)
             location = candidates[hits[i]].location if i in hits else None
             if location is not None:
                 is_right = location.region.value == lesion["region"]
@@ -201,30 +213,59 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
                 if lesion["side"] != "midline":
                     placed["side"].append(location.side.value == lesion["side"])
     curve = Pooled(every).curve()
-
-    def pooled(name: str) -> Callable[[Sequence[Matches]], float]:
-        return lambda sample: float(getattr(operating_point(sample, threshold), name))
-
+    at_threshold = [operating_point([primary[n] for n in drawn], threshold) for drawn in resampled]
     return {
         "cases": len(done),
         "heads": sorted(set(heads)),
         "lesions": sum(m.lesions for m in primary),
         "at_threshold": _plain(operating_point(primary, threshold)),
-        "intervals": {
-            name: [json_number(end) for end in interval(primary, pooled(name), heads=heads)]
-            for name in ("sensitivity", "false_positives_per_case", "precision")
-        },
+        "intervals": {name: _ends([getattr(point, name) for point in at_threshold]) for name in MEASURES},
         "sensitivity_at_false_positives": {f"{level:g}": json_number(curve.sensitivity_at(level)) for level in FROC_AT},
         "false_positives_on": dict(_mimics_found(done, primary, threshold).most_common()),
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
         "chosen_on_these_cases": _plain(choose_threshold(every, ALLOWED_FALSE_POSITIVES)),
-        "sensitivity": {name: {"found": int(np.sum(v)), "of": len(v)} for (_, name), v in sorted(groups.items())},
+        "sensitivity": {
+            name: {"found": int(found.sum()), "of": int(of.sum()), "interval": _of_shares(found, of, resampled)}
+            for name, (found, of) in ((name, groups[order, name].T) for order, name in sorted(groups))
+        },
+        "false_positives_by_protocol": _by_protocol(done, primary, threshold, resampled),
         "dice": {r.value: _mean([case.dice[r.value] for case in done if r.value in case.dice]) for r in Region},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
         "per_case": [_case_row(case, found, threshold) for case, found in zip(done, primary, strict=True)],
         "froc": points(curve),
     }
+
+
+def _by_protocol(
+    done: list[Evaluated], matched: list[Matches], threshold: float, resampled: Draws
+) -> dict[str, dict[str, Any]]:
+    """Cases and false positives of each protocol, and those of its cases without lesions."""
+    false = np.array([int(((m.lesion == FALSE) & (m.probability >= threshold)).sum()) for m in matched])
+    free = np.array([m.lesions == 0 for m in matched])
+    protocols = np.array([case.truth["protocol"] for case in done])
+    counts = {}
+    for protocol in sorted(set(protocols.tolist())):
+        of_it = protocols == protocol
+        counts[protocol] = {
+            "cases": int(of_it.sum()),
+            "false_positives": int(false[of_it].sum()),
+            "per_case_interval": _of_shares(false * of_it, of_it, resampled),
+            "free_cases": int((of_it & free).sum()),
+            "false_positives_on_free": int(false[of_it & free].sum()),
+        }
+    return counts
+
+
+def _of_shares(part: Counts, whole: Counts, resampled: Draws) -> list[float | None]:
+    """95 % interval of a sum over another, both given case by case."""
+    sums = np.array([(part[drawn].sum(), whole[drawn].sum()) for drawn in resampled], float)
+    with np.errstate(invalid="ignore"):
+        return _ends((sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)).tolist())
+
+
+def _ends(values: Sequence[float]) -> list[float | None]:
+    return [json_number(end) for end in percentiles(values)]
 
 
 def _mimics_found(done: list[Evaluated], matched: list[Matches], threshold: float) -> Counter[str]:

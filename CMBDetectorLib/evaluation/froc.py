@@ -28,8 +28,8 @@ class OperatingPoint:
         True over all counted detections; NaN without any.
     f1 : float
         Harmonic mean of the two; NaN where either is.
-    sensitivity_per_case : float
-        Mean over the cases that have lesions; NaN without such.
+    sensitivity_per_case, precision_per_case, f1_per_case : float
+        Means over the cases that define them: with lesions, with counted detections, with either; NaN without such.
     count_error : float
         Mean absolute difference between counted detections and lesions of a case.
     false_positives_per_case : float
@@ -42,6 +42,8 @@ class OperatingPoint:
     precision: float
     f1: float
     sensitivity_per_case: float
+    precision_per_case: float
+    f1_per_case: float
     count_error: float
     false_positives_per_case: float
     false_positives_per_free_case: float
@@ -53,19 +55,26 @@ def operating_point(cases: Sequence[Matches], threshold: float) -> OperatingPoin
     found = [int(((m.lesion >= 0) & (m.probability >= threshold)).sum()) for m in cases]
     false = [int(((m.lesion == FALSE) & (m.probability >= threshold)).sum()) for m in cases]
     free = [n for n, m in zip(false, cases, strict=True) if m.lesions == 0]
-    each = [n / m.lesions for n, m in zip(found, cases, strict=True) if m.lesions]
-    errors = [abs(n + f - m.lesions) for n, f, m in zip(found, false, cases, strict=True)]
+    each = [(n, n + f, m.lesions) for n, f, m in zip(found, false, cases, strict=True)]
+    errors = [abs(counted - lesions) for _, counted, lesions in each]
     present, counted = sum(m.lesions for m in cases), sum(found) + sum(false)
     return OperatingPoint(
         threshold=threshold,
         sensitivity=sum(found) / present if present else nan,
         precision=sum(found) / counted if counted else nan,
         f1=2 * sum(found) / (present + counted) if present and counted else nan,
-        sensitivity_per_case=sum(each) / len(each) if each else nan,
-        count_error=sum(errors) / len(cases) if cases else nan,
-        false_positives_per_case=sum(false) / len(cases) if cases else nan,
-        false_positives_per_free_case=sum(free) / len(free) if free else nan,
+        sensitivity_per_case=_mean([n / lesions for n, _, lesions in each if lesions]),
+        precision_per_case=_mean([n / counted for n, counted, _ in each if counted]),
+        f1_per_case=_mean([2 * n / (counted + lesions) for n, counted, lesions in each if counted or lesions]),
+        count_error=_mean(errors),
+        false_positives_per_case=_mean(false),
+        false_positives_per_free_case=_mean(free),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean; NaN of none."""
+    return sum(values) / len(values) if values else float("nan")
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,12 +29,12 @@ from CMBDetectorLib.evaluation.ablation import (
     at_equal_sensitivity,
     best_choice,
 )
+from CMBDetectorLib.evaluation.ablation_page import _change, write_page
 from CMBDetectorLib.evaluation.blobs import find_blobs
 from CMBDetectorLib.evaluation.cohort import Evaluated, figures
 from CMBDetectorLib.evaluation.components import components, mask_probability
 from CMBDetectorLib.evaluation.features import Crop, feature_vectors, level_maps
 from CMBDetectorLib.evaluation.folders import each_case
-from CMBDetectorLib.evaluation.page import _change, write_page
 from CMBDetectorLib.evaluation.pictures import KINDS, places, removed
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.evaluation.variants import Variant, answers, blob_variant, read_variant
@@ -431,6 +431,8 @@ def test_cases_are_evaluated_and_an_earlier_evaluation_is_kept(tmp_path: Path, c
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert last["report"]["at_threshold"] == report["at_threshold"]
     assert report["at_threshold"]["threshold"] == 0.4
+    page = (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+    assert f"1 case (0 without microbleeds) of 1 head (09) with {report['lesions']} microbleeds" in page
     (row,) = csv.DictReader((tmp_path / "out" / "cases.csv").read_text().splitlines())
     lesions = len(json.loads((tmp_path / "test" / "one" / "truth.json").read_text())["lesions"])
     assert (row["case"], int(row["lesions"])) == ("test-one", lesions)

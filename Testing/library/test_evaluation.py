@@ -12,7 +12,8 @@ from PIL import Image
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.evaluation.bootstrap import draws, interval
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import FOUND_TWICE, NO_MIMIC, Evaluated, evaluate, figures
+from CMBDetectorLib.evaluation.cohort import CHARTS, FOUND_TWICE, NO_MIMIC, Evaluated, evaluate, figures
+from CMBDetectorLib.evaluation.cohort_page import write_page
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.folders import case_folders, prepare_folder, true_regions
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
@@ -90,6 +91,8 @@ def test_the_figures_of_one_threshold_are_as_worked_out_by_hand():
     point = operating_point([first, second], 0.5)
     assert point.f1 == pytest.approx(2 * 0.5 * (1 / 3) / (0.5 + 1 / 3))
     assert point.sensitivity_per_case == 0.5
+    assert point.precision_per_case == pytest.approx((1 / 2 + 0) / 2)
+    assert point.f1_per_case == pytest.approx((2 * 1 / (2 + 2) + 0) / 2)
     assert point.count_error == pytest.approx((0 + 1) / 2)
 
 
@@ -329,10 +332,10 @@ def test_a_case_with_a_higher_threshold_of_its_own_is_counted_at_that():
 def test_lesions_are_also_counted_by_how_far_they_stand_out():
     case = dataclasses.replace(evaluated([1, 5], []), conspicuity=(7.0, 2.5))  # 1 is found, 5 is not
     by_group = figures([case], THRESHOLD)["sensitivity"]
-    assert by_group["stands out by 6-10 SD"] == {"found": 1, "of": 1}
-    assert by_group["stands out by less than 4 SD"] == {"found": 0, "of": 1}
-    assert by_group["3-5 mm, stands out by 4 SD or more"] == {"found": 1, "of": 1}
-    assert by_group["3-5 mm, stands out by less than 4 SD"] == {"found": 0, "of": 1}
+    assert by_group["stands out by 6-10 SD"] == {"found": 1, "of": 1, "interval": [1, 1]}
+    assert by_group["stands out by less than 4 SD"] == {"found": 0, "of": 1, "interval": [0, 0]}
+    assert by_group["3-5 mm, stands out by 4 SD or more"]["found"] == 1
+    assert by_group["3-5 mm, stands out by less than 4 SD"]["found"] == 0
 
 
 def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
@@ -342,13 +345,57 @@ def test_the_figures_of_a_cohort_are_as_worked_out_by_hand():
     assert point["sensitivity"] == 0.5 and point["false_positives_per_case"] == 2.5
     assert point["false_positives_per_free_case"] == 3.0
     assert report["false_positives_on"] == {"vein bend": 1, NO_MIMIC: 4}
-    assert report["sensitivity"]["3-5 mm"] == {"found": 1, "of": 2}
-    assert report["sensitivity"]["contrast 0.5-0.8"] == {"found": 1, "of": 2}
+    assert report["sensitivity"]["3-5 mm"] == {"found": 1, "of": 2, "interval": [0.5, 0.5]}
+    assert report["sensitivity"]["contrast 0.5-0.8"]["found"] == 1
     assert report["location_right"]["region"] == {"right": 1, "of": 1}
     assert report["location_right"]["region, elsewhere"] == {"right": 1, "of": 1}
     assert report["location_right"]["region, at a border"] == {"right": 0, "of": 0}
     assert [row["false_positives"] for row in report["per_case"]] == [2, 3]
     assert report["intervals"]["sensitivity"] == [0.5, 0.5], "one case alone has lesions"
+
+
+def of_protocol(case: Evaluated, protocol: str) -> Evaluated:
+    return dataclasses.replace(case, truth=case.truth | {"protocol": protocol})
+
+
+def test_false_positives_are_also_counted_by_protocol():
+    done = [evaluated([1], [2]), evaluated([], []), of_protocol(evaluated([], []), "1.5T")]
+    counts = figures(done, THRESHOLD)["false_positives_by_protocol"]
+    assert counts["1.5T"] == {"cases": 1, "false_positives": 3, "per_case_interval": [3, 3], "free_cases": 1,
+                              "false_positives_on_free": 3}  # fmt: skip
+    assert counts["3T-2mm"] == {"cases": 2, "false_positives": 5, "per_case_interval": [2, 3], "free_cases": 1,
+                                "false_positives_on_free": 3}  # fmt: skip
+
+
+def test_the_interval_of_a_group_of_lesions_is_that_of_its_share_in_cases_drawn_again():
+    done = [evaluated([1], []), evaluated([5], []), evaluated([1, 5], [])]  # 1 is found, 5 is not
+    low, high = figures(done, THRESHOLD)["sensitivity"]["3-5 mm"]["interval"]
+    assert (low, high) == (0, 1), "all three draws may be of the first case, or of the second"
+    same = [evaluated([1, 5], [])] * 3
+    assert figures(same, THRESHOLD)["sensitivity"]["3-5 mm"]["interval"] == [0.5, 0.5]
+
+
+def test_the_page_of_an_evaluation_says_what_its_report_says(tmp_path):
+    done = [evaluated([1, 5], [2]), of_protocol(evaluated([], []), "1.5T")]
+    report = figures(done, THRESHOLD) | {"left_out": {"test-case_0007": "swi.nii.gz is empty."}}
+    page = write_page(report, tmp_path).read_text(encoding="utf-8")
+    assert "Research use only" in page and "Left out: test-case_0007. swi.nii.gz is empty." in page
+    assert "2 cases (1 without microbleeds) of 1 head (02) with 2 microbleeds" in page
+    assert "| sensitivity, % | 50.0 [50, 50] | 50.0 | 50.0 |" in page
+    assert "| false positives per case | 2.50 [2.00, 3.00] | 2.50 |" in page
+    assert "| 3-5 mm | 1 of 2 | 50.0 [50, 50] |" in page
+    assert "| 1.5T | 1 | 3 | 3.00 [3.00, 3.00] | 3 in 1 |" in page
+    assert "| vein bend | 1 |" in page and "| sub-region | 1 of 1 |" in page and "| deep | 0.80 |" in page
+    assert CHARTS not in page
+    (tmp_path / CHARTS).write_bytes(b"")
+    assert f"]({CHARTS})" in write_page(report, tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_page_of_cases_without_lesions_or_mistakes_is_written_too(tmp_path):
+    nothing = dataclasses.replace(evaluated([], []), candidates=())
+    page = write_page(figures([nothing], THRESHOLD) | {"left_out": {}}, tmp_path).read_text(encoding="utf-8")
+    assert "| sensitivity, % | - [-, -] | - | - |" in page and "nan" not in page and "None" not in page
+    assert "kind of lesion" not in page and "most mistakes" not in page
 
 
 def test_regions_right_are_also_counted_by_whether_another_one_is_near():

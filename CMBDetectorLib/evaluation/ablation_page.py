@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from CMBDetectorLib.evaluation import pictures
 from CMBDetectorLib.evaluation.ablation import ANATOMY, Ablation, Outcome
 from CMBDetectorLib.evaluation.charts import draw
 from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES
 from CMBDetectorLib.evaluation.froc import FROC_AT
+from CMBDetectorLib.evaluation.markdown import ends, number, percent, table
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.models import Model
 
@@ -68,14 +67,14 @@ def _sensitivities(reports: Mapping[str, Any]) -> str:
         [
             name,
             *(
-                f"{_percent(report['sensitivity_at_false_positives'][f'{at:g}'])} "
-                f"{_range(report['intervals_at_false_positives'][f'{at:g}'])}"
+                f"{percent(report['sensitivity_at_false_positives'][f'{at:g}'])} "
+                f"{ends(report['intervals_at_false_positives'][f'{at:g}'])}"
                 for at in FROC_AT
             ),
         ]
         for name, report in reports.items()
     ]
-    return "## Sensitivity (%) by false positives per case\n\n" + _table(
+    return "## Sensitivity (%) by false positives per case\n\n" + table(
         ["variant", *(f"{at:g}" for at in FROC_AT)], rows
     )
 
@@ -83,17 +82,17 @@ def _sensitivities(reports: Mapping[str, Any]) -> str:
 def _operating_points(reports: Mapping[str, Any]) -> str:
     rows = []
     for name, report in reports.items():
-        point, ends = report["at_threshold"], report["intervals"]
+        point, intervals = report["at_threshold"], report["intervals"]
         false = "false_positives_per_case"
         rows.append(
             [
                 name,
                 f"{point['threshold']:.2f}",
-                f"{_percent(point['sensitivity'])} {_range(ends['sensitivity'])}",
-                f"{_percent(point['precision'])} {_range(ends['precision'])}",
-                f"{_number(point[false])} [{_number(ends[false][0])}, {_number(ends[false][1])}]",
-                _number(point["false_positives_per_free_case"]),
-                _percent(point["f1"]),
+                f"{percent(point['sensitivity'])} {ends(intervals['sensitivity'])}",
+                f"{percent(point['precision'])} {ends(intervals['precision'])}",
+                f"{number(point[false])} [{number(intervals[false][0])}, {number(intervals[false][1])}]",
+                number(point["false_positives_per_free_case"]),
+                percent(point["f1"]),
             ]
         )
     titles = [
@@ -105,7 +104,7 @@ def _operating_points(reports: Mapping[str, Any]) -> str:
         "FP per lesion-free case",
         "F1, %",
     ]
-    return "## At the threshold chosen on validation\n\n" + _table(titles, rows)
+    return "## At the threshold chosen on validation\n\n" + table(titles, rows)
 
 
 def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -116,9 +115,9 @@ def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
             row["variant"],
             row["reference"],
             f"{row['reference_false_positives_at_most']:g}",
-            _percent(row["sensitivity"]),
-            _number(row["reference_false_positives"]),
-            "not reached" if row["false_positives"] is None else _number(row["false_positives"]),
+            percent(row["sensitivity"]),
+            number(row["reference_false_positives"]),
+            "not reached" if row["false_positives"] is None else number(row["false_positives"]),
             _change(row),
         ]
         for row in comparisons
@@ -127,7 +126,7 @@ def _equal_sensitivity(comparisons: Sequence[Mapping[str, Any]]) -> str:
     return (
         "## False positives at equal sensitivity\n\n"
         "The sensitivity is what the other variant has with at most so many false positives per case.\n\n"
-        + _table(titles, rows)
+        + table(titles, rows)
     )
 
 
@@ -136,7 +135,7 @@ def _change(row: Mapping[str, Any]) -> str:
     if not row["sensitivity"] or row["false_positives"] is None:
         return "-"
     change = "+∞" if row["change"] is None else f"{100 * row['change']:+.0f}"
-    return f"{change} {_range(row['interval'], '+.0f', '∞')}"
+    return f"{change} {ends(row['interval'], '+.0f', '∞')}"
 
 
 def _strata(reports: Mapping[str, Any]) -> str:
@@ -148,7 +147,7 @@ def _strata(reports: Mapping[str, Any]) -> str:
         [group, str(counts[0]["of"]), *(f"{100 * count['found'] / count['of']:.0f}" for count in counts)]
         for group, counts in zip(groups, found, strict=True)
     ]
-    return "## Sensitivity (%) by kind of lesion, at the threshold\n\n" + _table(["lesions", "number", *reports], rows)
+    return "## Sensitivity (%) by kind of lesion, at the threshold\n\n" + table(["lesions", "number", *reports], rows)
 
 
 def _mimics(reports: Mapping[str, Any]) -> str:
@@ -156,7 +155,7 @@ def _mimics(reports: Mapping[str, Any]) -> str:
     if not kinds:
         return ""
     rows = [[kind, *(str(report["false_positives_on"].get(kind, 0)) for report in reports.values())] for kind in kinds]
-    return "## What the false positives lie on, at the threshold\n\n" + _table(["within 5 mm", *reports], rows)
+    return "## What the false positives lie on, at the threshold\n\n" + table(["within 5 mm", *reports], rows)
 
 
 def _pictures(outcomes: Mapping[str, Outcome], cases: Mapping[str, PreparedCase], images: Path) -> list[str]:
@@ -232,21 +231,3 @@ def _removed(outcome: Outcome, cases: Mapping[str, PreparedCase], images: Path) 
         f"{title}![Candidates removed by anatomy]({IMAGES}/ablation-removed.png)\n\n{count} Axial SWI, 40 mm wide: "
         "probability, what is there, and why it is excluded. Blue: edge of the segmented brain tissue."
     )
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _range(ends: Sequence[float | None], form: str = ".0f", missing: str = "-") -> str:
-    """Both ends in percent."""
-    return "[" + ", ".join(missing if end is None else format(100 * end, form) for end in ends) + "]"
