@@ -33,19 +33,22 @@ def write_page(report: Mapping[str, Any], out: Path) -> Path:
 
 
 def _head(report: Mapping[str, Any]) -> str:
-    heads = report["heads"]
     free = sum(row["lesions"] == 0 for row in report["per_case"])
+    cases, heads = _counted(report["cases"], "case"), _counted(len(report["heads"]), "head")
     left_out = "".join(f"\n\nLeft out: {name}. {why}" for name, why in report["left_out"].items())
     return (
         "# Microbleeds found in cases with truth\n\n"
         "Research use only; not clinically validated. The networks were trained on simulated lesions in simulated "
         "scans.\n\n"
-        f"{report['cases']} {'case' if report['cases'] == 1 else 'cases'} ({free} without microbleeds) of {len(heads)} {'head' if len(heads) == 1 else 'heads'}"
-        f" ({', '.join(heads)}) with {report['lesions']} microbleeds. A candidate counts when its center lies within "
-        f"{PRIMARY_MM:g} mm of a lesion's, one candidate per lesion; near a lesion too faint to count it counts "
-        "neither way. Brackets: 95 % intervals from 2,000 resamples of heads, then of cases in each; with few heads "
-        f"they are wide.{left_out}"
+        f"{cases} ({free} without microbleeds) of {heads} ({', '.join(report['heads'])}) with {report['lesions']} "
+        f"microbleeds. A candidate counts when its center lies within {PRIMARY_MM:g} mm of a lesion's, one candidate "
+        "per lesion; near a lesion too faint to count it counts neither way. Brackets: 95 % intervals from 2,000 "
+        f"resamples of heads, then of cases in each; with few heads they are wide.{left_out}"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _operating_points(report: Mapping[str, Any]) -> str:
