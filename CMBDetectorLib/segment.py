@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
+from skimage.measure import label as label_pieces
 
 from CMBDetectorLib.edges import draw_edges
 from CMBDetectorLib.localize import Segmentation
@@ -94,19 +94,43 @@ def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> np
     probability[1:, detached] = 0
     probability[0, detached] = 1
     labels[detached] = 0
-    emptied = np.zeros(labels.shape, bool)
-    for label, box in enumerate(ndimage.find_objects(labels + 1)):
-        if box is None:
-            continue
-        pieces, count = ndimage.label(labels[box] == label)
-        sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-        sizes[0] = 0
-        small = (sizes * voxel_ml < ISLAND_ML) & (sizes < sizes.max())
-        small[0] = False
-        probability[(label, *box)][small[pieces]] = 0
-        emptied[box] |= small[pieces]
+    emptied = small_pieces(labels.astype(np.uint8), voxel_ml)
+    probability[(labels[emptied], *np.nonzero(emptied))] = 0
     probability[:, emptied] /= np.maximum(probability[:, emptied].sum(axis=0), np.finfo(np.float32).tiny)
     return probability
+
+
+def small_pieces(labels: npt.NDArray[np.uint8], voxel_ml: float) -> npt.NDArray[np.bool_]:
+    """Voxels of detached pieces under `ISLAND_ML`, joined by faces; the largest piece of every label is none."""
+    pieces = label_pieces(labels, background=CLASSES, connectivity=1)
+    sizes = np.bincount(pieces.ravel())
+    label_of = np.zeros(len(sizes), np.uint8)
+    label_of[pieces.ravel()] = labels.ravel()
+    largest = np.zeros(CLASSES, int)
+    np.maximum.at(largest, label_of, sizes)
+    small: npt.NDArray[np.bool_] = (sizes * voxel_ml < ISLAND_ML) & (sizes < largest[label_of])
+    return small[pieces]
+
+
+def without_specks(labels: npt.NDArray[np.uint8], voxel_ml: float) -> npt.NDArray[np.uint8]:
+    """Label map after which no label has small detached pieces: they go to the label most common beside them.
+
+    Interpolation to the scan leaves specks of a voxel or a few where three regions meet.
+    """
+    labels, small = labels.copy(), small_pieces(labels, voxel_ml)
+    padded, rest = np.pad(labels, 1), np.pad(small, 1)
+    outside = np.pad(np.zeros(labels.shape, bool), 1, constant_values=True)
+    while rest.any():
+        places = np.argwhere(rest)
+        votes = np.zeros((len(places), CLASSES), int)
+        for step in np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)]):
+            beside = tuple((places + step).T)
+            counts = ~(rest[beside] | outside[beside])
+            votes[np.flatnonzero(counts), padded[beside][counts]] += 1
+        decided = votes.any(axis=1)
+        padded[tuple(places[decided].T)] = votes[decided].argmax(axis=1)
+        rest[tuple(places[decided].T)] = False
+    return padded[1:-1, 1:-1, 1:-1]
 
 
 def _on_scan(
@@ -126,6 +150,8 @@ def _on_scan(
         stop = min(k + SLICES_AT_ONCE, high[2])
         progress("localize", 0.6 + 0.4 * (k - low[2]) / (high[2] - low[2]), "Drawing the regions")
         labels[low[0] : high[0], low[1] : high[1], k:stop] = most_probable.in_slices(slice(k, stop))
+    drawn = tuple(slice(max(a - 1, 0), b + 1) for a, b in zip(low, high, strict=True))
+    labels[drawn] = without_specks(labels[drawn], float(np.prod(ordered.spacing_mm)) / 1000)
     return as_stored(labels, swi)
 
 

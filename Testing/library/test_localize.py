@@ -3,13 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.localize import OUTSIDE, Segmentation, locate
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.regions import Region, Side
-from CMBDetectorLib.segment import _around_tissue, _on_scan, segment, without_islands
+from CMBDetectorLib.segment import _around_tissue, _on_scan, segment, small_pieces, without_islands, without_specks
 from CMBDetectorLib.volume import Volume
 
 BRAIN_MM = 40.0
@@ -103,6 +104,40 @@ def test_a_small_detached_piece_of_a_region_joins_its_surroundings() -> None:
     labels[20:22, 20:22, 20:22] = 10
     cleaned = without_islands(probabilities(labels), voxel_ml=0.008).argmax(axis=0)
     assert (cleaned[10:] == 9).all() and (cleaned[:10] == 10).all()
+
+
+def test_specks_go_to_the_region_around_them() -> None:
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[5:35, 5:35, 5:35] = 9
+    labels[5:35, 5:35, 25:35] = 10
+    labels[5:15, 5:15, 5:15] = 3
+    expected = labels.copy()
+    labels[20, 20, 15] = 10
+    labels[20, 20, 16] = 3  # beside another speck
+    labels[30, 30, 33:35] = 9  # at the surface: more of its neighbors are 10 than none
+    labels[12:14, 20:22, 20:22] = 0
+    labels[2, 2, 2] = 9
+    assert np.array_equal(without_specks(labels, voxel_ml=0.001), expected)
+    assert np.array_equal(without_specks(expected, voxel_ml=0.001), expected)
+
+
+def test_the_largest_piece_of_a_region_stays_however_small() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5:15, 5:15, 5:15] = 9
+    labels[8, 8, 8:10] = 5
+    assert np.array_equal(without_specks(labels, voxel_ml=0.001), labels)
+
+
+def test_interpolation_to_a_scan_leaves_no_specks() -> None:
+    rng = np.random.default_rng(3)
+    rough = ndimage.zoom(rng.random((4, 8, 8, 6)), (1, 4, 4, 4), order=1)
+    share = np.zeros((14, *rough.shape[1:]), np.float32)
+    share[[0, 3, 5, 9]] = rough / rough.sum(axis=0)
+    matrix = np.diag([1.0, 1.0, 2.0, 1.0])
+    scan = Volume(np.zeros((61, 61, 46), np.float32), np.diag([0.5, 0.5, 1.0, 1.0]))
+    labels = _on_scan(share, matrix, scan, lambda *_: None).array
+    assert len(np.unique(labels)) == 4
+    assert not small_pieces(labels, voxel_ml=0.00025).any()
 
 
 def test_a_network_that_finds_no_brain_gives_an_empty_map() -> None:
