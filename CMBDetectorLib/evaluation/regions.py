@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
 from CMBDetectorLib.evaluation.folders import case_folders, each_case, prepare_folder, true_regions
+from CMBDetectorLib.evaluation.limits import dice_at_best
 from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
@@ -49,6 +50,8 @@ class Agreement:
         How well the scan shows where tissue ends (`fluid.fluid_contrast`); NaN where that cannot be measured.
     by_brightness : float
         Dice of all tissue that an observer of brightness reaches at best (`fluid.dice_by_brightness`).
+    at_best : dict of dict of float
+        Dice of the group regions if one thing were perfect (`limits.dice_at_best`).
     """
 
     case: str
@@ -59,6 +62,7 @@ class Agreement:
     volume_error: dict[str, float]
     fluid_contrast: float
     by_brightness: float
+    at_best: dict[str, dict[str, float]]
 
     @property
     def mean_dice(self) -> float:
@@ -109,8 +113,9 @@ def _agreement(name: str, folder: Path, segmenter: Model) -> Agreement:
     truth = truth_of(folder)
     agreed = compare(found.array, true.array)
     return Agreement(
-        name, truth["head"], truth["protocol"], *agreed, fluid_contrast(swi, true), dice_by_brightness(swi, true)
-    )
+        name, truth["head"], truth["protocol"], *agreed,
+        fluid_contrast(swi, true), dice_by_brightness(swi, true), dice_at_best(found, true),
+    )  # fmt: skip
 
 
 def _segmented(folder: Path, segmenter: Model) -> tuple[Volume, Volume, Volume]:
@@ -144,6 +149,7 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
             for name, values in errors.items()
             if values
         },
+        "dice_at_best": {words: _means([a.at_best[words] for a in agreements]) for words in agreements[0].at_best},
         "dice_by_protocol": {
             protocol: _group_means([a for a in agreements if a.protocol == protocol]) for protocol in protocols
         },
@@ -164,7 +170,11 @@ def summary(agreements: Sequence[Agreement]) -> dict[str, Any]:
 
 def _group_means(agreements: Sequence[Agreement]) -> dict[str, float]:
     """Mean Dice of the group regions."""
-    every = {r.value: [a.dice[r.value] for a in agreements if r.value in a.dice] for r in Region}
+    return _means([a.dice for a in agreements])
+
+
+def _means(dices: Sequence[dict[str, float]]) -> dict[str, float]:
+    every = {r.value: [dice[r.value] for dice in dices if r.value in dice] for r in Region}
     return {name: round(float(np.mean(values)), 3) for name, values in every.items() if values}
 
 
@@ -194,6 +204,11 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
         lines.append(f"| {title} | {values['mean']:.2f} | {values['least']:.2f} | {inside} | {errors} |")
     lines += ["", "In tissue: where there is brain tissue and some was found, so which region it is and not where "
               "fluid begins."]  # fmt: skip
+    lines += ["", "Mean Dice if one thing were perfect: where tissue ends; which region it is; all but what the "
+              "network's grid can show.", "", f"| compared with the true map | {' | '.join(groups)} |",
+              "|---|---:|---:|---:|"]  # fmt: skip
+    for words, means in content["dice_at_best"].items():
+        lines.append(f"| {words} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
     lines += ["", "Dice by protocol:", "", f"| protocol | {' | '.join(groups)} |", "|---|---:|---:|---:|"]
     for protocol, means in content["dice_by_protocol"].items():
         lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
+from CMBDetectorLib.evaluation.limits import BY_NEAREST, BY_SHARES, TRUE_REGIONS, TRUE_TISSUE, dice_at_best
 from CMBDetectorLib.evaluation.overlap import compare
 from CMBDetectorLib.evaluation.regions import Agreement, draw, page, summary
 from CMBDetectorLib.volume import Volume
@@ -46,6 +47,34 @@ def test_in_tissue_a_region_taken_for_another_counts():
     assert in_tissue["deep"] == pytest.approx(2 * 2 / (2 + 3))
 
 
+def test_edges_and_regions_that_are_wrong_are_told_apart():
+    truth, found = np.zeros((2, 60, 60, 20), np.uint8)
+    truth[10:30, 10:50], truth[30:50, 10:50] = 9, 3
+    found[10:34, 10:50], found[34:50, 10:50] = 10, 4  # the border is off by 4 of 20
+    found[:, 45:50] = 0  # an eighth of the tissue is missed
+    matrix = np.diag([2.0, 2.0, 3.0, 1.0])
+    best = dice_at_best(Volume(found, matrix), Volume(truth, matrix))
+    assert best[TRUE_TISSUE] == {"lobar": pytest.approx(2 * 20 / (20 + 24)), "deep": pytest.approx(2 * 16 / (20 + 16))}
+    assert best[TRUE_REGIONS] == {name: pytest.approx(2 * 35 / (35 + 40)) for name in ("lobar", "deep")}
+    assert best[BY_SHARES] == best[BY_NEAREST] == {"lobar": 1, "deep": 1}, "the grid is finer than the scan"
+
+
+def test_a_grid_coarser_than_the_scan_blurs_what_is_as_thin_as_it():
+    truth = np.zeros((80, 80, 20), np.uint8)
+    truth[8:40, 8:72, 4:16], truth[40:72, 8:72, 4:16] = 9, 3
+    truth[:, 20:60:3] = 0  # sulci of one voxel, 0.5 mm
+    matrix = np.diag([0.5, 0.5, 2.0, 1.0])
+    best = dice_at_best(Volume(truth, matrix), Volume(truth, matrix))
+    assert best[TRUE_TISSUE] == best[TRUE_REGIONS] == {"lobar": 1, "deep": 1}
+    assert all(0.7 < best[BY_NEAREST][name] < best[BY_SHARES][name] < 0.95 for name in ("lobar", "deep"))
+
+
+def test_a_map_without_tissue_has_no_best():
+    matrix = np.diag([2.0, 2.0, 3.0, 1.0])
+    empty = Volume(np.zeros((20, 20, 20), np.uint8), matrix)
+    assert dice_at_best(empty, empty) == {words: {} for words in (TRUE_TISSUE, TRUE_REGIONS, BY_SHARES, BY_NEAREST)}
+
+
 def test_the_page_tells_means_and_the_worst_of_each_region():
     cases = [
         Agreement(
@@ -57,6 +86,7 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
             {"lobar": 0.1, "deep": -0.2},
             fluid_contrast=-4.0,
             by_brightness=0.95,
+            at_best={TRUE_TISSUE: {"lobar": 0.96, "deep": 0.84}},
         ),
         Agreement(
             "b",
@@ -67,6 +97,7 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
             {"lobar": -0.3, "deep": 0.0},
             fluid_contrast=0.5,
             by_brightness=0.85,
+            at_best={TRUE_TISSUE: {"lobar": 0.98, "deep": 0.88, "infratentorial": 0.99}},
         ),
     ]
     content = summary(cases)
@@ -79,7 +110,9 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
         },
         "3 or more": {"cases": 1, "lobar": 0.9, "deep": 0.8, "tissue": 0.92, "tissue by brightness": 0.95},
     }  # fmt: skip
+    assert content["dice_at_best"] == {TRUE_TISSUE: {"lobar": 0.97, "deep": 0.86, "infratentorial": 0.99}}
     text = page(content, [cases[1]])
+    assert f"| {TRUE_TISSUE} | 0.97 | 0.86 | 0.99 |" in text
     assert "| 3 or more | 1 | 0.90 | 0.80 |  | 0.92 | 0.95 |" in text
     assert "| **lobar** | 0.80 | 0.70 | 0.95 | -10% | 30% |" in text
     assert "regions-b.png" in text
