@@ -40,7 +40,7 @@ def dice_at_best(found: Volume, true: Volume) -> dict[str, dict[str, float]]:
     step = [max(1, round(0.7 / mm)) for mm in true.spacing_mm[:2]]
     a, b = (volume.array[:: step[0], :: step[1]].astype(np.uint8) for volume in (found, true))
     spacing_mm = true.spacing_mm * [*step, 1]
-    groups = _groups(true.array)
+    groups = _groups(true.array.astype(np.uint8))
     on_grid = [_through_grid(groups, true, by_nearest) for by_nearest in (False, True)]
     compared = {
         TRUE_TISSUE: (_everywhere(a, spacing_mm) * (b > 0), b),
@@ -63,7 +63,7 @@ def _everywhere(labels: Labels, spacing_mm: npt.NDArray[np.float64]) -> Labels:
     return filled
 
 
-def _groups(labels: npt.NDArray[np.integer]) -> Labels:
+def _groups(labels: Labels) -> Labels:
     """Label map with one MARS label, the first, for all of a group region."""
     first = {region: next(sub.label for sub in SUB_REGIONS if sub.region is region) for region in Region}
     of = np.array([0, *(first[sub.region] for sub in SUB_REGIONS)], np.uint8)

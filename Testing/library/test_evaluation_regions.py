@@ -53,7 +53,7 @@ def test_edges_and_regions_that_are_wrong_are_told_apart():
     found[10:34, 10:50], found[34:50, 10:50] = 10, 4  # the border is off by 4 of 20
     found[:, 45:50] = 0  # an eighth of the tissue is missed
     matrix = np.diag([2.0, 2.0, 3.0, 1.0])
-    best = dice_at_best(Volume(found, matrix), Volume(truth, matrix))
+    best = dice_at_best(Volume(found, matrix), Volume(truth.astype(np.float32), matrix))  # as it is read
     assert best[TRUE_TISSUE] == {"lobar": pytest.approx(2 * 20 / (20 + 24)), "deep": pytest.approx(2 * 16 / (20 + 16))}
     assert best[TRUE_REGIONS] == {name: pytest.approx(2 * 35 / (35 + 40)) for name in ("lobar", "deep")}
     assert best[BY_SHARES] == best[BY_NEAREST] == {"lobar": 1, "deep": 1}, "the grid is finer than the scan"
