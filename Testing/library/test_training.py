@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -113,6 +114,15 @@ def test_no_head_is_in_two_parts() -> None:
 
 
 # --- options
+
+
+def test_the_configurations_in_the_documentation_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```json\n(.+?)```", page, re.DOTALL)
+    assert len(shown) == 2
+    for text, training in zip(shown, (DetectorTraining, SegmenterTraining), strict=True):
+        (tmp_path / "run.json").write_text(text)
+        assert training.from_json(tmp_path / "run.json").steps == json.loads(text)["steps"]
 
 
 def test_options_are_read_from_json(tmp_path: Path) -> None:
