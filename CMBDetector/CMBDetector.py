@@ -76,7 +76,8 @@ def registerSampleData():
         sampleName="CMBDetectorSample",
         thumbnailFileName=str(Path(__file__).resolve().parent / "Resources" / "Icons" / "CMBDetector.png"),
         uris=[file.as_uri() for file in files],
-        fileNames=[file.name for file in files],
+        fileNames=[f"CMBDetector-{file.parent.name}-{file.name}" for file in files],  # one folder for all modules
+        checksums=[f"SHA256:{digest}" for digest in CMBDetectorLogic.SAMPLE_SHA256],
         nodeNames=list(CMBDetectorLogic.SAMPLE_NAMES),
         customDownloader=lambda _source: list(CMBDetectorLogic().loadSampleCase()),
     )
@@ -418,18 +419,20 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def showOutcome(self, outcome):
         """Bring a result into the scene, or say why there is none."""
         from CMBDetectorLib.errors import DeviceMemoryError
+        from CMBDetectorWindow.keys import problemsShown
 
         swi, phase, device = self._request
         if outcome.kind == "error" and outcome.exitCode == DeviceMemoryError.exit_code and device == "auto":
             self._endSearch("")
-            with slicer.util.tryWithErrorDisplay(_("The search could not be started."), waitCursor=True):
+            shown = problemsShown(_("The search could not be started."))
+            with shown, slicer.util.tryWithErrorDisplay(show=False, waitCursor=True):
                 self.startSearch(swi, phase, "cpu")
                 if self.search.isRunning:
                     self.showProgress(0.0, _("The memory of the GPU does not suffice; searching on the CPU"))
             return
         self._endSearch(outcome.message)
         if outcome.kind == "result":
-            with slicer.util.tryWithErrorDisplay(_("The result could not be shown.")):
+            with problemsShown(_("The result could not be shown.")):
                 self.showResult(swi, phase, device)
         elif outcome.kind != "cancelled":
             slicer.util.errorDisplay(outcome.message, detailedText=outcome.details)
@@ -477,6 +480,10 @@ class CMBDetectorLogic(ScriptedLoadableModuleLogic):
     """What the panel does with volumes and files; knows no widget."""
 
     SAMPLE_NAMES = ("Sample SWI", "Sample phase")
+    SAMPLE_SHA256 = (
+        "6ba82ad0e61791b06bef28e3976e9b6ba833d2e3ad13ab55d5d64b9795a668f1",
+        "d6fb65996e45e372d9ed120114db0aa0cfa09f59e2e19d1c3efb6cba3b01d3d6",
+    )
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)

@@ -1,8 +1,9 @@
 """Run the scene and window tests inside Slicer: ``Slicer --python-script Testing/run_in_slicer.py``.
 
-Slicer asks before it installs pytest; ``--yes`` answers beforehand. Other arguments go to pytest, whose status is
-the exit status of Slicer. Where the module is not among those that Slicer has loaded, it is loaded from this tree.
-The tests that search need torch and scikit-image; the panel of the module installs them.
+Slicer asks before it installs pytest and scikit-image; ``--yes`` answers beforehand. Other arguments go to pytest,
+whose status is the exit status of Slicer. Where the module is not among those that Slicer has loaded, it is loaded
+from this tree.
+The tests that search need torch, too, and are skipped without it; the panel of the module installs it.
 """
 
 from __future__ import annotations
@@ -35,13 +36,21 @@ def load_module() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run both levels of tests in this Slicer; returns the status of pytest."""
-    agreed = "--yes" in arguments
-    slicer.packaging.pip_ensure(
-        [Requirement("pytest>=8")], prompt_install=not agreed, skip_in_testing=not agreed, requester="CMBDetector tests"
+    load_module()
+    from slicer.packaging import pip_ensure
+
+    from CMBDetectorWindow.installation import REQUIREMENTS
+
+    ask = "--yes" not in arguments
+    pip_ensure(
+        [Requirement("pytest>=8"), Requirement(REQUIREMENTS["skimage"])],
+        prompt_install=ask,
+        prompt_restart=ask,
+        skip_in_testing=ask,
+        requester="CMBDetector tests",
     )
     import pytest
 
-    load_module()
     sys.path.insert(0, str(ROOT))
     levels = [str(ROOT / "Testing" / level) for level in LEVELS]
     # Slicer's own output has no file descriptors on every system: none to capture, and none for a crash to be told on.

@@ -2,8 +2,8 @@
 
 import importlib
 import importlib.util
+import logging
 
-import slicer
 from slicer.i18n import tr as _
 
 # Name to import: what pip is asked for.
@@ -63,11 +63,22 @@ def install(names):
             ) from None
         logic = PyTorchUtils.PyTorchUtilsLogic()
         version = REQUIREMENTS["torch"].removeprefix("torch")
-        if logic.installTorch(askConfirmation=True, torchVersionRequirement=version) is None:
+        try:
+            isDone = logic.installTorch(askConfirmation=True, torchVersionRequirement=version) is not None
+        except Exception:
+            # Having installed it, the extension imports it into this Slicer, which may fail over what is loaded here
+            # already. The worker is a new process.
+            importlib.invalidate_caches()
+            isDone = _isInstalled("torch")
+            if not isDone:
+                raise
+            logging.exception("PyTorch was installed, but cannot be imported into this Slicer.")
+        if not isDone:
             raise RuntimeError(_("PyTorch was not installed."))
     others = [REQUIREMENTS[name] for name in names if name != "torch"]
     if others:
         from packaging.requirements import Requirement
+        from slicer.packaging import pip_ensure
 
-        slicer.packaging.pip_ensure([Requirement(text) for text in others], requester="CMB Detector")
+        pip_ensure([Requirement(text) for text in others], requester="CMB Detector")
     importlib.invalidate_caches()

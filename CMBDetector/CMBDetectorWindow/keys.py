@@ -1,5 +1,8 @@
 """The keys of the review, active while the panel is shown, and their legend: both from the one table of shortcuts."""
 
+import traceback
+from contextlib import contextmanager
+
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -45,11 +48,24 @@ class Keys:
         self._shortcuts = []
 
 
+@contextmanager
+def problemsShown(message):
+    """Show what goes wrong, in words and with details.
+
+    Slicer's `tryWithErrorDisplay` would not call `errorDisplay` where Slicer runs tests, so none could tell.
+    """
+    try:
+        yield
+    except Exception as problem:
+        slicer.util.errorDisplay(f"{message}\n\n{problem}", detailedText=traceback.format_exc())
+        raise
+
+
 def guarded(action):
-    """Make an action for a key, a widget or a point: what goes wrong is shown, in words and with details."""
+    """Make an action for a key, a widget or a point: what goes wrong is shown."""
 
     def act(*arguments):
-        with slicer.util.tryWithErrorDisplay(_("That did not work.")):
+        with problemsShown(_("That did not work.")):
             action(*arguments)
 
     return act

@@ -13,7 +13,7 @@ from CMBDetectorLib.report.review_table import read_review, suggested_name, writ
 from CMBDetectorLib.request import FLOOR
 from CMBDetectorLib.review import Marker, Source, Verdict
 from CMBDetectorLib.scene.case import cases
-from CMBDetectorWindow.keys import guarded
+from CMBDetectorWindow.keys import guarded, problemsShown
 from CMBDetectorWindow.table import ReviewTable
 from CMBDetectorWindow.views import Views
 from CMBDetectorWindow.words import regionOf, translated
@@ -344,7 +344,7 @@ class ReviewSection:
         """Take over what the reader did to the points in the views: dragged, placed, deleted."""
         if self.case is None:
             return
-        with slicer.util.tryWithErrorDisplay(_("The point could not be taken over.")):
+        with problemsShown(_("The point could not be taken over.")):
             with self._acting():
                 keys = self.case.take_points(self.reader)
             if keys:

@@ -1,8 +1,11 @@
 """Words of the library that the panel shows, in the language of Slicer."""
 
+from functools import cache
+
 from slicer.i18n import tr as _
 
 
+@cache  # Slicer looks for its caller and the word anew each time, too slow for every cell of a table
 def translated(text):
     """A word or sentence of the library as Slicer's user reads it; English where there is no translation."""
     return _(text)

@@ -6,6 +6,7 @@ Run as a program, it writes the lists of CMakeLists.txt and the table of files i
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 import subprocess
@@ -56,6 +57,11 @@ def cmake_list(cmake: Path, name: str) -> list[str]:
 )
 def test_slicer_packages_every_file_of_the_library_and_no_other(name: str, tree: list[str]) -> None:
     assert cmake_list(ROOT / "CMakeLists.txt", name) == tree, "run `python Testing/library/test_project.py`"
+
+
+def test_no_text_about_the_extension_is_a_list_to_cmake() -> None:
+    texts = re.findall(r'set\(EXTENSION_\w+\s+"([^"]*)"\)', (ROOT / "CMakeLists.txt").read_text())
+    assert texts and not [text for text in texts if ";" in text]  # CPack would keep what is before it
 
 
 def test_slicer_packages_every_file_of_the_module_and_no_other() -> None:
@@ -214,6 +220,13 @@ def test_the_readme_names_every_file_of_a_result() -> None:
 
     table = README.partition("| The folder holds")[2].partition("## ")[0]
     assert {*re.findall(r"`([\w.]+)`", table)} == {*FILES}
+
+
+def test_the_tutorial_scan_is_the_one_that_slicer_is_told_of() -> None:
+    scan = next((ROOT / "Resources" / "SampleData").glob("*/swi.nii.gz")).parent
+    digests = [hashlib.sha256((scan / name).read_bytes()).hexdigest() for name in ("swi.nii.gz", "phase.nii.gz")]
+    told = re.findall(r'"([0-9a-f]{64})"', (MODULE / "CMBDetector.py").read_text())
+    assert told == digests
 
 
 def test_the_tutorial_scan_is_whole() -> None:

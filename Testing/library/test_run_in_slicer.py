@@ -44,3 +44,17 @@ def test_the_exit_status_tells_whether_the_tests_passed(arguments: list[str], fa
     assert (ran.returncode != 0) is fails, output
     assert says in output
     assert f"CMBDetector tests: {'failed' if fails else 'passed'}" in output
+
+
+@pytest.mark.parametrize("arguments", [["--yes"], []])
+def test_what_the_tests_need_is_installed_and_slicer_asks_before_unless_it_was_agreed(arguments: list[str]) -> None:
+    program = PROGRAM.replace("start()", "start()\nsys.modules['slicer.packaging'].pip_ensure = "
+                              "lambda needed, **options: print(*needed, options)")  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "-k", "test_that_is_not_there"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    told = next(line for line in ran.stdout.splitlines() if line.startswith("pytest"))
+    assert "scikit-image>=" in told
+    for option in ("prompt_install", "prompt_restart", "skip_in_testing"):
+        assert f"'{option}': {not arguments}" in told

@@ -120,7 +120,8 @@ def test_the_configurations_in_the_documentation_can_be_used(tmp_path: Path) -> 
     page = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
     shown = re.findall(r"```json\n(.+?)```", page, re.DOTALL)
     assert len(shown) == 2
-    for text, training in zip(shown, (DetectorTraining, SegmenterTraining), strict=True):
+    trainings: tuple[type[Training], ...] = (DetectorTraining, SegmenterTraining)
+    for text, training in zip(shown, trainings, strict=True):
         (tmp_path / "run.json").write_text(text)
         assert training.from_json(tmp_path / "run.json").steps == json.loads(text)["steps"]
 

@@ -557,7 +557,12 @@ def many(result: Result, count: int) -> tuple[Any, ...]:
 
 
 def test_with_300_points_a_verdict_takes_less_than_50_ms_and_the_threshold_less_than_100(
-    scene: Any, folder: Path, result: Result, tmp_path: Path, record_property: Callable[[str, object], None]
+    scene: Any,
+    folder: Path,
+    result: Result,
+    tmp_path: Path,
+    patience: float,
+    record_property: Callable[[str, object], None],
 ) -> None:
     out = another_run(folder, result, tmp_path / "many", candidates=many(result, 300))
     case = show_result(out, add_volume(scene, result.swi, "SWI"))
@@ -581,7 +586,6 @@ def test_with_300_points_a_verdict_takes_less_than_50_ms_and_the_threshold_less_
         "threshold": median_ms(lambda turn: case.set_threshold(0.9 if turn % 2 else FLOOR)),
     }
     record_property("milliseconds", {name: round(value, 1) for name, value in ms.items()})
-    print({name: round(value, 1) for name, value in ms.items()})
     assert shown(case) == said(case)
-    assert max(value for name, value in ms.items() if name != "threshold") < 50, ms
-    assert ms["threshold"] < 100, ms
+    assert max(value for name, value in ms.items() if name != "threshold") < 50 * patience, ms
+    assert ms["threshold"] < 100 * patience, ms

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ def application() -> Iterator[Any]:
     """The `slicer` package of a running application that knows the module."""
     import slicer
 
-    if not hasattr(slicer, "app"):
-        from Testing.window.stand_in import start
+    if hasattr(slicer, "app"):
+        yield slicer
+        return
+    from Testing.window.stand_in import start
 
-        start()
+    start()
     yield slicer
+    slicer.app.moduleManager().unload("CMBDetector")  # as Slicer does when it exits
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +52,15 @@ def panel(application: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
+def can_search(panel: Any) -> None:
+    """Skip the test where a search lacks its packages, as in a Slicer that was just installed."""
+    from CMBDetectorWindow import installation
+
+    if lacking := installation.missing():
+        pytest.skip(installation.explanation(lacking))
+
+
+@pytest.fixture
 def wait(application: Any) -> Callable[..., None]:
     """Let the window live until something is so; fails when it is not in time."""
 
@@ -63,20 +76,29 @@ def wait(application: Any) -> Callable[..., None]:
 
 
 @pytest.fixture
-def press(application: Any) -> Callable[[str], None]:
-    """Press a key on the main window, such as "A" or "Shift+D"."""
+def shortcut(application: Any) -> Callable[[str], Callable[[], object]]:
+    """Find what a key such as "A" or "Shift+D" does in the main window, which takes time there; call it to press it."""
     import qt
 
-    def press(key: str) -> None:
+    def find(key: str) -> Callable[[], object]:
         window = application.util.mainWindow()
         if hasattr(qt, "stand_in"):
-            qt.stand_in.key_click(window, key)
-        else:  # PythonQt sends no key events to the window, so the shortcut itself is triggered
-            keys = [c for c in window.children() if c.className() == "QShortcut" and c.key.toString() == key]
-            actions = [a for a in window.findChildren(qt.QAction) if a.shortcut.toString() == key and a.enabled]
-            assert len(keys) <= 1 and not (keys and actions), f"{key} is ambiguous"  # Qt would call neither
-            for shortcut in keys:
-                shortcut.activated()
+            return partial(qt.stand_in.key_click, window, key)
+        # PythonQt sends no key events to the window, so the shortcut itself is triggered.
+        keys = [c for c in window.children() if c.className() == "QShortcut" and c.key.toString() == key]
+        actions = [a for a in window.findChildren(qt.QAction) if a.shortcut.toString() == key and a.enabled]
+        assert len(keys) <= 1 and not (keys and actions), f"{key} is ambiguous"  # Qt would call neither
+        return keys[0].activated if keys else lambda: None
+
+    return find
+
+
+@pytest.fixture
+def press(shortcut: Any, application: Any) -> Callable[[str], None]:
+    """Press a key on the main window."""
+
+    def press(key: str) -> None:
+        shortcut(key)()
         application.app.processEvents()
 
     return press

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def test_a_newcomer_goes_from_the_sample_case_to_a_table_with_keys_alone(
-    panel: Any, press: Any, wait: Any, tmp_path: Path
+    panel: Any, can_search: None, press: Any, wait: Any, tmp_path: Path
 ) -> None:
     press("Shift+L")
     assert panel.ui.swiSelector.currentNode().GetName() == "Sample SWI"
@@ -48,10 +48,13 @@ def test_a_newcomer_goes_from_the_sample_case_to_a_table_with_keys_alone(
     assert {row["region"] for row in rows} == {"lobar", "deep", "infratentorial"}
 
 
-def test_the_sample_case_can_be_had_from_sample_data(panel: Any, wait: Any) -> None:
+def test_the_sample_case_can_be_had_from_sample_data(panel: Any, wait: Any, application: Any) -> None:
     import SampleData
 
-    assert SampleData.downloadSample("CMBDetectorSample").GetName() == "Sample SWI"
+    loaded = SampleData.downloadSamples("CMBDetectorSample")
+    assert [node.GetName() for node in loaded] == ["Sample SWI", "Sample phase"]
+    cache = Path(application.mrmlScene.GetCacheManager().GetRemoteCacheDirectory())  # of all modules
+    assert len([*cache.glob("CMBDetector-*-swi.nii.gz"), *cache.glob("CMBDetector-*-phase.nii.gz")]) == 2
     wait(lambda: panel.ui.phaseSelector.currentNode() is not None)
     assert panel.ui.swiSelector.currentNode().GetName() == "Sample SWI"
     assert panel.ui.phaseSelector.currentNode().GetName() == "Sample phase"

@@ -126,6 +126,20 @@ def test_every_word_of_the_library_that_the_panel_shows_can_be_translated() -> N
     assert literal >= {stage.title for stage in STAGES.values()}
 
 
+def test_the_same_word_is_looked_up_only_once(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from CMBDetectorWindow import words
+
+    asked: list[str] = []
+
+    def tr(text: str) -> str:
+        asked.append(text)
+        return text.upper()
+
+    monkeypatch.setattr(words, "_", tr)
+    assert [words.translated("a word of nobody") for _ in range(2)] == 2 * ["A WORD OF NOBODY"]
+    assert asked == ["a word of nobody"]
+
+
 def test_the_form_is_made_of_the_sections_that_readers_know() -> None:
     sections = [w for w in FORM.iter("widget") if w.get("class") == "ctkCollapsibleButton"]
     titles = [w.findtext("property[@name='text']/string") for w in sections]
@@ -157,6 +171,8 @@ def form_of(panel: Any) -> Any:
 
 
 def test_nothing_is_cut_off_in_a_narrow_panel(panel: Any, case: Any, application: Any) -> None:
+    panel.ui.exportPathEdit.currentPath = f"{Path.home()}{20 * '/a folder'}/table.csv"
+    application.app.processEvents()
     assert form_of(panel).minimumSizeHint.width() <= 400
     for name in WIDGETS:
         widget = getattr(panel.ui, name, None)

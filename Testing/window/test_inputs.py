@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.abc
 import importlib.util
 import sys
+import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,12 +105,12 @@ def test_nothing_is_chosen_before_all_that_comes_is_there(panel: Any, wait: Any,
     wait(lambda: chosen(panel)[1] is phase)
 
 
-def test_nothing_chosen_says_what_to_do(panel: Any) -> None:
+def test_nothing_chosen_says_what_to_do(panel: Any, can_search: None) -> None:
     assert "Choose the SWI" in panel.ui.checkLabel.text
     assert not panel.ui.detectButton.enabled and "Choose the SWI" in panel.ui.detectButton.toolTip
 
 
-def test_findings_of_preflight_stand_in_the_panel_before_a_search(panel: Any) -> None:
+def test_findings_of_preflight_stand_in_the_panel_before_a_search(panel: Any, can_search: None) -> None:
     panel.ui.sampleButton.click()
     assert "it was read as" in panel.ui.checkLabel.text
     panel.ui.phaseSelector.setCurrentNode(None)
@@ -116,7 +118,7 @@ def test_findings_of_preflight_stand_in_the_panel_before_a_search(panel: Any) ->
     assert "calcifications cannot be told" in panel.ui.checkLabel.text and panel.ui.detectButton.enabled
 
 
-def test_swapped_images_are_refused_with_a_reason(panel: Any) -> None:
+def test_swapped_images_are_refused_with_a_reason(panel: Any, can_search: None) -> None:
     panel.ui.sampleButton.click()
     swi, phase = chosen(panel)
     panel._parameterNode.swi, panel._parameterNode.phase = phase, swi
@@ -128,7 +130,7 @@ def test_swapped_images_are_refused_with_a_reason(panel: Any) -> None:
     assert "same volume" in panel.ui.detectButton.toolTip
 
 
-def test_a_doubtful_scan_needs_a_tick(panel: Any, add: Any) -> None:
+def test_a_doubtful_scan_needs_a_tick(panel: Any, can_search: None, add: Any) -> None:
     from CMBDetectorLib.scene.volumes import to_volume
 
     panel.ui.sampleButton.click()
@@ -192,8 +194,6 @@ def test_a_review_works_without_torch(case: Any, without_torch: Any, press: Any)
 
 
 def test_torch_is_installed_by_the_pytorch_extension(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import types
-
     from CMBDetectorWindow import installation
 
     asked = {}
@@ -208,3 +208,44 @@ def test_torch_is_installed_by_the_pytorch_extension(panel: Any, monkeypatch: py
     monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
     installation.install(["torch"])
     assert asked == {"askConfirmation": True, "torchVersionRequirement": ">=2.5"}
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_torch_that_was_installed_but_cannot_be_imported_into_this_slicer_will_do(
+    without_torch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_installed: bool
+) -> None:
+    """As after https://github.com/Slicer/light-the-torch/issues/176."""
+    from CMBDetectorWindow import installation
+
+    monkeypatch.syspath_prepend(tmp_path)
+    absent: Any = sys.meta_path[0]
+    asked: list[str] = []
+
+    class Extension:
+        def installTorch(self, **_options: Any) -> object:  # noqa: N802
+            if is_installed:
+                (tmp_path / "torch.py").touch()
+                absent.names = ("skimage",)
+            raise ImportError("numpy was replaced")
+
+    extension: Any = types.ModuleType("PyTorchUtils")
+    extension.PyTorchUtilsLogic = Extension
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
+    packaging = importlib.import_module("slicer.packaging")
+    monkeypatch.setattr(packaging, "pip_ensure", lambda requirements, **_options: asked.extend(map(str, requirements)))
+    assert installation.missing() == ["torch", "skimage"]
+    if is_installed:
+        installation.install(["torch", "skimage"])
+        assert installation.missing() == ["skimage"] and asked == ["scikit-image>=0.22"]
+    else:
+        with pytest.raises(ImportError, match="numpy was replaced"):
+            installation.install(["torch", "skimage"])
+        assert asked == []
+
+
+def test_scikit_image_is_installed_by_slicer_itself(panel: Any) -> None:
+    from CMBDetectorWindow import installation
+
+    if "skimage" in installation.missing():
+        pytest.skip("nothing is downloaded by a test")
+    installation.install(["skimage"])

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytestmark = pytest.mark.usefixtures("can_search")
 
 
 def is_alive(process_id: int) -> bool:
@@ -39,18 +42,21 @@ def running(panel: Any, scan: Any, wait: Any) -> Any:
     return panel
 
 
-def test_the_window_stays_live_while_it_searches(panel: Any, wait: Any, application: Any) -> None:
+def test_the_window_stays_live_while_it_searches(
+    panel: Any, wait: Any, application: Any, patience: float, record_property: Callable[[str, object], None]
+) -> None:
     panel.ui.sampleButton.click()
     begun = time.monotonic()
     panel.ui.detectButton.click()
-    assert time.monotonic() - begun < 2  # writing the images for the worker
+    assert time.monotonic() - begun < 2 * patience  # writing the images for the worker
     longest = 0.0
     while panel.ui.progressBar.value < 300 and panel.search.isRunning:
         begun = time.monotonic()
         application.app.processEvents()
         longest = max(longest, time.monotonic() - begun)
         time.sleep(0.002)
-    assert longest < 0.25
+    record_property("milliseconds", round(1000 * longest))
+    assert longest < 0.25 * patience
     panel.ui.detectButton.click()
     wait(lambda: not panel.search.isRunning)
 

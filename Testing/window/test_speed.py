@@ -1,4 +1,7 @@
-"""300 candidates: every key answers within 50 ms, the threshold slider within 100 ms."""
+"""300 candidates: every key answers within 50 ms, the threshold slider within 100 ms.
+
+So it is while nothing is drawn; in Slicer it takes longer, and the limits are wider.
+"""
 
 from __future__ import annotations
 
@@ -52,17 +55,23 @@ def seconds(act: Callable[[], Any], application: Any) -> float:
     return time.perf_counter() - begun
 
 
-def test_every_key_answers_within_50_ms(many: Any, press: Any, application: Any) -> None:
+def test_every_key_answers_within_50_ms(
+    many: Any, shortcut: Any, application: Any, patience: float, record_property: Callable[[str, object], None]
+) -> None:
+    took = {}
     for key in ("N", "B", "A", "R", "U", "Z", "H", "M", "S"):
-        took = [seconds(partial(press, key), application) for _ in range(7)]
-        print(f"{key}: {1000 * median(took):.1f} ms")
-        assert median(took) < KEY_S, key
+        press = shortcut(key)
+        took[key] = median(seconds(press, application) for _ in range(7))
+    record_property("milliseconds", {key: round(1000 * value, 1) for key, value in took.items()})
+    assert max(took.values()) < KEY_S * patience, took
 
 
-def test_the_slider_filters_within_100_ms(many: Any, application: Any) -> None:
+def test_the_slider_filters_within_100_ms(
+    many: Any, application: Any, patience: float, record_property: Callable[[str, object], None]
+) -> None:
     slider = many.ui.thresholdSlider
     took = []
     for value in (0.45, 0.6, 0.5, 0.9, 0.41, 0.7, 0.4):
         took.append(seconds(partial(setattr, slider, "value", value), application))
-    print(f"slider: {1000 * median(took):.1f} ms, worst {1000 * max(took):.1f} ms")
-    assert median(took) < SLIDER_S
+    record_property("milliseconds", [round(1000 * value, 1) for value in took])
+    assert median(took) < SLIDER_S * patience

@@ -61,7 +61,7 @@ class Application(Strict):
         sys.exit(status)
 
     def testingEnabled(self) -> bool:
-        return False  # as where Slicer runs a script
+        return True  # as by CTest: Slicer's own boxes stay away, so nothing may depend on them
 
     def topLevelWidgets(self) -> Any:
         from Testing.window.stand_in.pythonqt import wrap
@@ -125,8 +125,22 @@ class LayoutManager(Strict):
 
 
 class ModuleManager(Strict):
-    def connect(self, signal: str, _receiver: Any) -> None:
+    def __init__(self) -> None:
+        self.receivers: list[Any] = []
+
+    def connect(self, signal: str, receiver: Any) -> None:
         assert signal == "moduleAboutToBeUnloaded(QString)", signal
+        self.receivers.append(receiver)
+
+    def disconnect(self, signal: str, receiver: Any) -> None:
+        assert signal == "moduleAboutToBeUnloaded(QString)", signal
+        self.receivers.remove(receiver)
+
+    def unload(self, name: str) -> None:
+        """Unload a module as Slicer does when it exits; a panel that was given up before has nothing to do then."""
+        assert len(self.receivers) <= 1, f"{len(self.receivers)} panels would be cleaned up"
+        for receiver in [*self.receivers]:
+            receiver(name)
 
 
 class ModuleParent(Strict):
@@ -170,7 +184,7 @@ class ScriptedModule(Strict):
         self._describe()
         if self._representation is not None:
             was_shown = getattr(slicer, "shown_module", None) is self._representation
-            self._representation.self().cleanup()
+            self._representation.self()._onModuleAboutToBeUnloaded(self.name)
             self._representation.parent.deleteLater()
             self._representation = None
             if was_shown:

@@ -8,6 +8,7 @@ import unittest
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.request import urlretrieve
 
 import slicer
 
@@ -32,6 +33,12 @@ class ScriptedLoadableModuleWidget:
             parent.setMRMLScene(slicer.mrmlScene)
         self.parent = parent
         self.layout = parent.layout()
+        slicer.app.moduleManager().connect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
+
+    def _onModuleAboutToBeUnloaded(self, name: str) -> None:
+        if name == self.moduleName:
+            self.cleanup()
+            slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
 
     def resourcePath(self, name: str) -> str:
         return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", name)
@@ -84,7 +91,7 @@ def translate(_context: str, text: str) -> str:
 
 
 class SampleDataLogic:
-    """Remembers what modules register."""
+    """Remembers what modules register; its buttons call their own downloaders, but its functions do not."""
 
     sources: list[dict[str, Any]] = []  # noqa: RUF012
 
@@ -96,13 +103,37 @@ class SampleDataLogic:
     ) -> None:  # fmt: skip
         SampleDataLogic.sources.append(dict(locals()))
 
+    def downloadSamples(self, name: str) -> list[Any]:
+        source = next(source for source in self.sources if source["sampleName"] == name)
+        folder = Path(slicer.mrmlScene.GetCacheManager().GetRemoteCacheDirectory())
+        nodes = []
+        for uri, file, sum_, node_name in zip(
+            source["uris"], source["fileNames"], source["checksums"], source["nodeNames"], strict=True
+        ):
+            algorithm, digest = slicer.util.extractAlgoAndDigest(sum_)
+            cached = folder / file
+            if not cached.exists() or slicer.util.computeChecksum(algorithm, cached) != digest:
+                urlretrieve(uri, cached)
+            if slicer.util.computeChecksum(algorithm, cached) != digest:
+                raise ValueError(f"{uri} is not what it should be")
+            node = slicer.modules.volumes.logic().AddArchetypeVolume(str(cached), node_name)
+            slicer.mrmlScene.RemoveNode(node.GetStorageNode())
+            nodes.append(node)
+        return nodes
+
+
+def downloadSamples(name: str) -> list[Any]:
+    return SampleDataLogic().downloadSamples(name)
+
 
 def downloadSample(name: str) -> Any:
-    source = next(source for source in SampleDataLogic.sources if source["sampleName"] == name)
-    return source["customDownloader"](source)[0]
+    return downloadSamples(name)[0]
 
 
-def pip_ensure(requirements: Any, **_options: Any) -> None:
+def pip_ensure(
+    requirements: Any, constraints: Any = None, skip_packages: Any = None, prompt_install: bool = True,
+    prompt_restart: bool = True, requester: str | None = None, skip_in_testing: bool = True, show_progress: bool = True,
+) -> None:  # fmt: skip
     """Refuse to install what is not there: nothing is downloaded from a test."""
     for requirement in requirements:
         if not requirement.specifier.contains(version(requirement.name)):
@@ -110,17 +141,14 @@ def pip_ensure(requirements: Any, **_options: Any) -> None:
 
 
 def install() -> None:
-    """Make them importable under Slicer's names."""
+    """Make them importable under Slicer's names, and only importable: ``slicer`` alone knows none of them."""
     from Testing.window.stand_in import parameter_node
     from Testing.window.stand_in.pythonqt import Module
 
-    def module(name: str, **content: Any) -> Any:
+    def module(name: str, **content: Any) -> None:
         made = sys.modules[name] = Module(name)
         for key, value in content.items():
             setattr(made, key, value)
-        if name.startswith("slicer."):
-            setattr(slicer, name.partition(".")[2], made)
-        return made
 
     module("slicer.ScriptedLoadableModule", ScriptedLoadableModule=ScriptedLoadableModule,
            ScriptedLoadableModuleWidget=ScriptedLoadableModuleWidget,
@@ -131,4 +159,5 @@ def install() -> None:
     module("slicer.parameterNodeWrapper", parameterNodeWrapper=parameter_node.parameterNodeWrapper,
            Choice=parameter_node.Choice, Default=parameter_node.Default,
            WithinRange=parameter_node.WithinRange)  # fmt: skip
-    module("SampleData", SampleDataLogic=SampleDataLogic, downloadSample=downloadSample)
+    module("SampleData", SampleDataLogic=SampleDataLogic, downloadSample=downloadSample,
+           downloadSamples=downloadSamples)  # fmt: skip

@@ -258,14 +258,16 @@ class ctkSliderWidget(QWidget):
 
 
 class ctkPathLineEdit(QWidget):
-    """A path and a button that browses for one."""
+    """A path and a button that browses for one. Unless told otherwise, it is never narrower than the path."""
 
     stand_in = True
+    AdjustToContents, AdjustToContentsOnFirstShow, AdjustToMinimumContentsLength = range(3)
     currentPathChanged = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._filters, self._name_filters = 0, [""]
+        self._policy, self._minimum_length = self.AdjustToContentsOnFirstShow, 0
         self._edit, browse = QLineEdit(self), QToolButton(self)
         browse.setText("...")
         layout = QHBoxLayout(self)
@@ -273,7 +275,17 @@ class ctkPathLineEdit(QWidget):
         layout.addWidget(self._edit, 1)
         layout.addWidget(browse)
         self._edit.textChanged.connect(self.currentPathChanged)
+        self._edit.textChanged.connect(self.updateGeometry)
 
+    def minimumSizeHint(self) -> QSize:
+        metrics, hint = self._edit.fontMetrics(), super().minimumSizeHint()
+        width = self._minimum_length * metrics.horizontalAdvance("X")
+        if not self._minimum_length and self._policy != self.AdjustToMinimumContentsLength:
+            width = metrics.horizontalAdvance(self._edit.text())
+        return QSize(hint.width() - self._edit.minimumSizeHint().width() + width + 8, hint.height())
+
+    sizeAdjustPolicy = Property(int, lambda s: s._policy, lambda s, v: setattr(s, "_policy", v))
+    minimumContentsLength = Property(int, lambda s: s._minimum_length, lambda s, v: setattr(s, "_minimum_length", v))
     currentPath = Property(str, lambda s: s._edit.text(), lambda s, v: s._edit.setText(v))
     nameFilters = Property(
         "QStringList",  # type: ignore[arg-type]
@@ -308,9 +320,11 @@ class FormLoader(QUiLoader):
             wanted = [[c.findtext(tag, "") for tag in ("sender", "signal", "receiver", "slot")] for c in connections]
             form.remove(connections)
         for path in form.iter("widget"):
-            if path.get("class") == "ctkPathLineEdit":  # its flags are ctk's, which Qt cannot read
+            if path.get("class") == "ctkPathLineEdit":  # its flags and enumerators are ctk's, which Qt cannot read
                 for flags in path.findall("property[@name='filters']"):
                     path.remove(flags)
+                for name in path.findall("property/enum"):
+                    name.tag, name.text = "number", str(getattr(ctkPathLineEdit, (name.text or "").partition("::")[2]))
         buffer = QBuffer()
         buffer.setData(QByteArray(ElementTree.tostring(form)))
         widget: Any = super().load(buffer)
