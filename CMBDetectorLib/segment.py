@@ -14,12 +14,16 @@ from CMBDetectorLib.localize import Segmentation
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.networks.segmenter import CLASSES, MULTIPLE
 from CMBDetectorLib.preprocessing import NetworkInput, brain_mask, largest_component, segmenter_input
+from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.resampling import Maps, apply, as_stored, maps
 from CMBDetectorLib.shading import without_shading
 from CMBDetectorLib.volume import Volume
 
 Progress = Callable[[str, float, str], None]
 
+# What the network is unsure of it draws as tissue, and as deep: on the validation cases lobar regions came out 12 % too
+# large and deep ones 10 %. Weighed like this volumes are right in the mean, at 0.003 and 0.007 of their Dice.
+NONE_WEIGHT, DEEP_WEIGHT = 2.0, 0.7
 ISLAND_ML = 0.3  # smaller detached pieces of a region are mistakes of the network
 LEAST_SHARE = 1 / CLASSES  # of the most probable class
 SLICES_AT_ONCE = 4  # 14 probabilities for every voxel of a scan do not fit into memory, of a few slices into the cache
@@ -45,7 +49,7 @@ def segment(model: Model, swi: Volume, progress: Progress) -> Segmentation:
         seen, probability, left = _answer(model, even)
     progress("localize", 0.5, "Drawing the regions")
     box, ijk_to_ras = _around_tissue(probability[0], seen.ijk_to_ras, swi.in_ras_order().spacing_mm)
-    probability = draw_edges(probability[:, box[0], box[1], box[2]], seen.array[0][box])
+    probability = weighed(draw_edges(probability[:, box[0], box[1], box[2]], seen.array[0][box]))
     progress("localize", 0.6, "Drawing the regions")
     regions = _on_scan(without_islands(probability, voxel_ml=0.002), ijk_to_ras, swi, progress)
     return Segmentation(regions, brain_mask(regions, even), Volume(left, seen.ijk_to_ras, swi.source))
@@ -79,6 +83,16 @@ def _around_tissue(
     moved = ijk_to_ras.copy()
     moved[:3, 3] += moved[:3, :3] @ [r.start, a.start, s.start]
     return (r, a, s), moved
+
+
+def weighed(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Class probabilities (14, R, A, S) by which volumes are right in the mean (`NONE_WEIGHT`, `DEEP_WEIGHT`)."""
+    weights = np.ones((CLASSES, 1, 1, 1), np.float32)
+    weights[0] = NONE_WEIGHT
+    weights[[sub.label for sub in SUB_REGIONS if sub.region is Region.DEEP]] = DEEP_WEIGHT
+    heavier: npt.NDArray[np.float32] = weights * probability
+    heavier /= heavier.sum(axis=0)
+    return heavier
 
 
 def without_islands(probability: npt.NDArray[np.float32], voxel_ml: float) -> npt.NDArray[np.float32]:

@@ -10,7 +10,15 @@ from CMBDetectorLib.candidate import Location
 from CMBDetectorLib.localize import OUTSIDE, Segmentation, locate
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.regions import Region, Side
-from CMBDetectorLib.segment import _around_tissue, _on_scan, segment, small_pieces, without_islands, without_specks
+from CMBDetectorLib.segment import (
+    _around_tissue,
+    _on_scan,
+    segment,
+    small_pieces,
+    weighed,
+    without_islands,
+    without_specks,
+)
 from CMBDetectorLib.volume import Volume
 
 BRAIN_MM = 40.0
@@ -18,16 +26,19 @@ DEEP_MM = 15.0
 
 
 class Shells(nn.Module):
-    """Knows a head by heart from its coordinates: frontal shell, thalamus inside, cerebellum below, left is -R."""
+    """Knows a head by heart from its coordinates: frontal shell, thalamus inside, cerebellum below, left is -R.
+
+    It is sure of it: what a network is unsure of is weighed.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         r, a, s = (100 * x[:, axis] for axis in (1, 2, 3))
         radius = torch.sqrt(r**2 + a**2 + s**2)
         answer = torch.full((len(x), 15, *x.shape[2:]), -10.0)
-        answer[:, 0] = (radius - BRAIN_MM) / 2
-        answer[:, 9] = torch.minimum(BRAIN_MM - radius, torch.minimum(radius - DEEP_MM, s + 20)) / 2
-        answer[:, 4] = (DEEP_MM - radius) / 2
-        answer[:, 2] = torch.minimum(BRAIN_MM - radius, -20 - s) / 2
+        answer[:, 0] = 3 * (radius - BRAIN_MM)
+        answer[:, 9] = 3 * torch.minimum(BRAIN_MM - radius, torch.minimum(radius - DEEP_MM, s + 20))
+        answer[:, 4] = 3 * (DEEP_MM - radius)
+        answer[:, 2] = 3 * torch.minimum(BRAIN_MM - radius, -20 - s)
         answer[:, 14] = -r
         return answer
 
@@ -88,6 +99,17 @@ def probabilities(labels: np.ndarray) -> np.ndarray:
     np.put_along_axis(probability, np.full((1, *labels.shape), 9), 0.3, axis=0)
     np.put_along_axis(probability, labels[None], 0.6, axis=0)
     return probability
+
+
+def test_what_is_unsure_is_rather_fluid_than_tissue_and_rather_lobar_than_deep() -> None:
+    share = np.zeros((14, 1, 1, 4), np.float32)
+    share[[0, 9], :, :, 0] = np.array([0.4, 0.6])[:, None, None]
+    share[[0, 9], :, :, 1] = np.array([0.3, 0.7])[:, None, None]
+    share[[3, 9], :, :, 2] = np.array([0.55, 0.45])[:, None, None]
+    share[[3, 9], :, :, 3] = np.array([0.65, 0.35])[:, None, None]
+    changed = weighed(share)
+    assert changed.argmax(axis=0).ravel().tolist() == [0, 9, 9, 3]
+    assert np.allclose(changed.sum(axis=0), 1) and share[9, 0, 0, 0] == np.float32(0.6)
 
 
 def test_tissue_away_from_the_brain_is_dropped() -> None:
