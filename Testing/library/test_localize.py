@@ -11,6 +11,7 @@ from CMBDetectorLib.localize import OUTSIDE, Segmentation, locate
 from CMBDetectorLib.models import Model
 from CMBDetectorLib.regions import Region, Side
 from CMBDetectorLib.segment import (
+    SPECK_ML,
     _around_tissue,
     _on_scan,
     segment,
@@ -112,6 +113,21 @@ def test_what_is_unsure_is_rather_fluid_than_tissue_and_rather_lobar_than_deep()
     assert np.allclose(changed.sum(axis=0), 1) and share[9, 0, 0, 0] == np.float32(0.6)
 
 
+def test_a_scan_shows_no_tissue_where_the_network_is_unsure_of_it() -> None:
+    class Unsure(Shells):
+        def forward(self, x: Tensor) -> Tensor:
+            answer = super().forward(x)
+            at_edge = (answer[:, 9] > 0) & (answer[:, 9] < 15)  # 5 mm
+            answer[:, 9][at_edge], answer[:, 0][at_edge] = 0.4, 0.0  # 60 and 40 %
+            return answer
+
+    swi = head(*AXIAL)
+    tissue = segment(model_of(Unsure()), swi, quiet).regions.array > 0
+    radius = np.linalg.norm(coordinates(swi), axis=-1)
+    s = coordinates(swi)[..., 2]
+    assert not tissue[(radius > 37) & (s > 0)].any() and tissue[(radius < 33) & (radius > 22) & (s > 0)].all()
+
+
 def test_tissue_away_from_the_brain_is_dropped() -> None:
     labels = np.zeros((30, 30, 30), int)
     labels[5:20, 5:20, 5:20] = 9
@@ -137,10 +153,18 @@ def test_specks_go_to_the_region_around_them() -> None:
     labels[20, 20, 15] = 10
     labels[20, 20, 16] = 3  # beside another speck
     labels[30, 30, 33:35] = 9  # at the surface: more of its neighbors are 10 than none
-    labels[12:14, 20:22, 20:22] = 0
+    labels[12:14, 20:22, 20] = 0
     labels[2, 2, 2] = 9
     assert np.array_equal(without_specks(labels, voxel_ml=0.001), expected)
     assert np.array_equal(without_specks(expected, voxel_ml=0.001), expected)
+
+
+def test_a_thin_sheet_of_fluid_that_moves_from_slice_to_slice_stays() -> None:
+    labels = np.full((40, 40, 20), 9, np.uint8)
+    labels[:3] = 0
+    for s in range(2, 18):
+        labels[10 + s, 10:16, s] = 0  # 6 voxels in every slice, joined by edges alone
+    assert np.array_equal(without_specks(labels, voxel_ml=0.001), labels)
 
 
 def test_the_largest_piece_of_a_region_stays_however_small() -> None:
@@ -159,7 +183,7 @@ def test_interpolation_to_a_scan_leaves_no_specks() -> None:
     scan = Volume(np.zeros((61, 61, 46), np.float32), np.diag([0.5, 0.5, 1.0, 1.0]))
     labels = _on_scan(share, matrix, scan, lambda *_: None).array
     assert len(np.unique(labels)) == 4
-    assert not small_pieces(labels, voxel_ml=0.00025).any()
+    assert not small_pieces(labels, SPECK_ML / 0.00025, connectivity=3).any()
 
 
 def test_a_network_that_finds_no_brain_gives_an_empty_map() -> None:
