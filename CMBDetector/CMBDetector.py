@@ -122,7 +122,8 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
         makeLibraryImportable()
-        from CMBDetectorWindow.keys import Keys, guarded, legend
+        from CMBDetectorWindow.keys import Keys, legend
+        from CMBDetectorWindow.problems import guarded
         from CMBDetectorWindow.review_section import ReviewSection
         from CMBDetectorWindow.search import Search
 
@@ -419,7 +420,7 @@ class CMBDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def showOutcome(self, outcome):
         """Bring a result into the scene, or say why there is none."""
         from CMBDetectorLib.errors import DeviceMemoryError
-        from CMBDetectorWindow.keys import problemsShown
+        from CMBDetectorWindow.problems import problemsShown
 
         swi, phase, device = self._request
         if outcome.kind == "error" and outcome.exitCode == DeviceMemoryError.exit_code and device == "auto":

@@ -387,7 +387,9 @@ def _parser() -> argparse.ArgumentParser:
     test = commands.add_parser("evaluate", help="compare with the truth of simulated cases")
     test.set_defaults(command=evaluate)
     test.add_argument("--cases", type=Path, required=True, nargs="+", metavar="DIR", help="folders of case folders")
-    test.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for evaluation.json and cases.csv")
+    test.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for evaluation.md, evaluation.json, cases.csv"
+    )
     test.add_argument("--threshold", type=float, metavar="P", help="instead of the bundled one")
     test.add_argument("--models", type=Path, metavar="DIR", help="folder of networks, instead of the bundled ones")
     test.add_argument("--charts", action="store_true", help="also draw charts.png (needs matplotlib)")

@@ -1,13 +1,10 @@
 """The keys of the review, active while the panel is shown, and their legend: both from the one table of shortcuts."""
 
-import traceback
-from contextlib import contextmanager
-
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 from CMBDetectorLib.review import SHORTCUTS
+from CMBDetectorWindow.problems import guarded
 from CMBDetectorWindow.words import translated
 
 
@@ -46,29 +43,6 @@ class Keys:
             key.setParent(None)
             key.deleteLater()
         self._shortcuts = []
-
-
-@contextmanager
-def problemsShown(message):
-    """Show what goes wrong, in words and with details.
-
-    Slicer's `tryWithErrorDisplay` would not call `errorDisplay` where Slicer runs tests, so none could tell.
-    """
-    try:
-        yield
-    except Exception as problem:
-        slicer.util.errorDisplay(f"{message}\n\n{problem}", detailedText=traceback.format_exc())
-        raise
-
-
-def guarded(action):
-    """Make an action for a key, a widget or a point: what goes wrong is shown."""
-
-    def act(*arguments):
-        with problemsShown(_("That did not work.")):
-            action(*arguments)
-
-    return act
 
 
 def legend():

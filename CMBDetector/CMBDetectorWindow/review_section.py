@@ -13,7 +13,7 @@ from CMBDetectorLib.report.review_table import read_review, suggested_name, writ
 from CMBDetectorLib.request import FLOOR
 from CMBDetectorLib.review import Marker, Source, Verdict
 from CMBDetectorLib.scene.case import cases
-from CMBDetectorWindow.keys import guarded, problemsShown
+from CMBDetectorWindow.problems import guarded, problemsShown
 from CMBDetectorWindow.table import ReviewTable
 from CMBDetectorWindow.views import Views
 from CMBDetectorWindow.words import regionOf, translated

@@ -15,12 +15,12 @@ from CMBDetectorLib.evaluation.markdown import ends, number, percent, table
 from CMBDetectorLib.evaluation.prepared import PreparedCase
 from CMBDetectorLib.models import Model
 
-PAGE = "evaluation.md"  # as it may lie in docs/, beside docs/images/
+PAGE = "ablation.md"
 IMAGES = "images"
 
 
 def write_page(ablation: Ablation, out: Path) -> Path:
-    """Write ``evaluation.md`` and its pictures."""
+    """Write ``ablation.md`` and its pictures."""
     content, outcomes = ablation.content, ablation.outcomes
     images = out / IMAGES
     images.mkdir(parents=True, exist_ok=True)

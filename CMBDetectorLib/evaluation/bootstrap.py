@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
-T = TypeVar("T")
 
 
 def draws(heads: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[npt.NDArray[np.int64]]:
@@ -35,30 +33,6 @@ def draws(heads: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES) ->
         chosen = [of_head[n] for n in rng.integers(len(of_head), size=len(of_head))]
         # One case leaves no choice; drawing it anyway took seconds for hundreds of patients.
         yield np.concatenate([c if len(c) == 1 else c[rng.integers(len(c), size=len(c))] for c in chosen])
-
-
-def interval(
-    cases: Sequence[T],
-    figure: Callable[[Sequence[T]], float],
-    *,
-    heads: Sequence[str] | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """95 % percentile interval of a figure over cases drawn with replacement; NaN where it is never defined.
-
-    Parameters
-    ----------
-    cases : sequence
-        One entry per case.
-    figure : callable
-        The figure of a sample of them; NaN where that sample does not define it, such as a sensitivity without
-        lesions.
-    heads : sequence of str or None
-        The head of each case (`draws`); None takes each case as a patient of its own.
-    """
-    heads = heads if heads is not None else [str(n) for n in range(len(cases))]
-    return percentiles([figure([cases[i] for i in drawn]) for drawn in draws(heads, seed=seed, resamples=resamples)])
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float]:

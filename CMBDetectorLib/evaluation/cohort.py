@@ -51,14 +51,10 @@ NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 AT_BORDER, ELSEWHERE = "region, at a border", "region, elsewhere"
 CHARTS = "charts.png"  # drawn beside the report where asked for
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
-# Of an `OperatingPoint`, those that get an interval: in words, and whether it is a share.
-MEASURES = {
-    "sensitivity": ("sensitivity, %", True), "precision": ("precision, %", True), "f1": ("F1, %", True),
-    "sensitivity_per_case": ("sensitivity, % (mean of cases)", True),
-    "precision_per_case": ("precision, % (mean of cases)", True), "f1_per_case": ("F1, % (mean of cases)", True),
-    "false_positives_per_case": ("false positives per case", False),
-    "false_positives_per_free_case": ("false positives per case without microbleeds", False),
-}  # fmt: skip
+WITH_INTERVALS = (  # of an `OperatingPoint`
+    "sensitivity", "precision", "f1", "sensitivity_per_case", "precision_per_case", "f1_per_case",
+    "false_positives_per_case", "false_positives_per_free_case",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +118,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Search every case below some folders and compare with its ``truth.json``; write ``evaluation.json`` and a CSV.
 
+    `cohort_page.write_page` makes a page of it.
+
     Raises
     ------
     InputError
@@ -136,11 +134,14 @@ def evaluate(
     dict
         Content of ``evaluation.json``: the operating point at the threshold applied, the one that validation would
         choose, sensitivity per size, region, protocol and conspicuity, Dice of the regions, how often the place of a
-        lesion found is right, the FROC curve, and, by name, why cases were ``left_out``.
+        lesion found is right, the FROC curve, what was ``searched`` with which networks, and, by name, why cases were
+        ``left_out``.
     """
     choose_device(settings.device)
     folders = case_folders(*cases_dirs, needed=WITH_PHASE if with_phase else NEEDED)
     replaces = prepare_folder(out, "evaluation.json", overwrite)
+
+    searched: dict[str, Any] = {"folders": [folder.name for folder in cases_dirs], "with_phase": with_phase}
 
     def search(name: str, folder: Path) -> Evaluated:
         request = DetectionRequest(
@@ -149,10 +150,13 @@ def evaluate(
             out=out,
             settings=settings,
         )
-        return Evaluated.of(name, folder, run(request, lambda *_: None, models_dir))
+        result = run(request, lambda *_: None, models_dir)
+        for network in ("detector_sha256", "segmenter_sha256"):
+            searched[network] = getattr(result.provenance, network)
+        return Evaluated.of(name, folder, result)
 
     done, left_out = each_case(folders, search, partial(progress, "evaluate"))
-    report = {**figures(done, min(case.threshold for case in done)), "left_out": left_out}
+    report = {"searched": searched, **figures(done, min(case.threshold for case in done)), "left_out": left_out}
     (out / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with (out / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, report["per_case"][0], lineterminator="\n")
@@ -219,15 +223,15 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
         "heads": sorted(set(heads)),
         "lesions": sum(m.lesions for m in primary),
         "at_threshold": _plain(operating_point(primary, threshold)),
-        "intervals": {name: _ends([getattr(point, name) for point in at_threshold]) for name in MEASURES},
+        "intervals": {name: _ends([getattr(point, name) for point in at_threshold]) for name in WITH_INTERVALS},
         "sensitivity_at_false_positives": {f"{level:g}": json_number(curve.sensitivity_at(level)) for level in FROC_AT},
         "false_positives_on": dict(_mimics_found(done, primary, threshold).most_common()),
         "at_threshold_within_3_mm": _plain(operating_point(strict, threshold)),
         "at_threshold_before_anatomy": _plain(operating_point(before_anatomy, threshold)),
         "chosen_on_these_cases": _plain(choose_threshold(every, ALLOWED_FALSE_POSITIVES)),
         "sensitivity": {
-            name: {"found": int(found.sum()), "of": int(of.sum()), "interval": _of_shares(found, of, resampled)}
-            for name, (found, of) in ((name, groups[order, name].T) for order, name in sorted(groups))
+            name: {"found": int(found.sum()), "of": int(of.sum()), "interval": _ratio_interval(found, of, resampled)}
+            for name, (found, of) in ((group[1], groups[group].T) for group in sorted(groups, key=_rank))
         },
         "false_positives_by_protocol": _by_protocol(done, primary, threshold, resampled),
         "dice": {r.value: _mean([case.dice[r.value] for case in done if r.value in case.dice]) for r in Region},
@@ -235,6 +239,14 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
         "per_case": [_case_row(case, found, threshold) for case, found in zip(done, primary, strict=True)],
         "froc": points(curve),
     }
+
+
+def _rank(group: tuple[int, str]) -> tuple[int, int, str]:
+    """Order of a group of lesions: kind by kind; from small to large, from hidden to plain."""
+    kind, name = group
+    known = [*SIZES_MM, *CONSPICUITIES]
+    first = name.split(",")[0]
+    return kind, known.index(first) if first in known else 0, name
 
 
 def _by_protocol(
@@ -250,18 +262,17 @@ def _by_protocol(
         counts[protocol] = {
             "cases": int(of_it.sum()),
             "false_positives": int(false[of_it].sum()),
-            "per_case_interval": _of_shares(false * of_it, of_it, resampled),
+            "per_case_interval": _ratio_interval(false * of_it, of_it, resampled),
             "free_cases": int((of_it & free).sum()),
             "false_positives_on_free": int(false[of_it & free].sum()),
         }
     return counts
 
 
-def _of_shares(part: Counts, whole: Counts, resampled: Draws) -> list[float | None]:
-    """95 % interval of a sum over another, both given case by case."""
+def _ratio_interval(part: Counts, whole: Counts, resampled: Draws) -> list[float | None]:
+    """95 % interval of a sum over another, both given case by case; of resamples in which the other is 0 nothing."""
     sums = np.array([(part[drawn].sum(), whole[drawn].sum()) for drawn in resampled], float)
-    with np.errstate(invalid="ignore"):
-        return _ends((sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)).tolist())
+    return _ends((sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)).tolist())
 
 
 def _ends(values: Sequence[float]) -> list[float | None]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from CMBDetectorLib.evaluation.cohort import CHARTS, MEASURES
-from CMBDetectorLib.evaluation.markdown import ends, number, percent, table
+from CMBDetectorLib.evaluation.bootstrap import RESAMPLES
+from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, CHARTS
+from CMBDetectorLib.evaluation.markdown import number, percent, table
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM, STRICT_MM
 from CMBDetectorLib.regions import Region
 
 PAGE = "evaluation.md"
-MOST_WORST = 5  # cases that are named
+WORST = 5  # cases that are named
+# Of an `OperatingPoint`: in words, and whether it is a share.
+MEASURES = {
+    "sensitivity": ("sensitivity, %", True), "precision": ("precision, %", True), "f1": ("F1, %", True),
+    "sensitivity_per_case": ("sensitivity, % (mean of cases)", True),
+    "precision_per_case": ("precision, % (mean of cases)", True), "f1_per_case": ("F1, % (mean of cases)", True),
+    "false_positives_per_case": ("false positives per case", False),
+    "false_positives_per_free_case": ("false positives per case without microbleeds", False),
+}  # fmt: skip
 
 
 def write_page(report: Mapping[str, Any], out: Path) -> Path:
@@ -34,21 +44,25 @@ def write_page(report: Mapping[str, Any], out: Path) -> Path:
 
 def _head(report: Mapping[str, Any]) -> str:
     free = sum(row["lesions"] == 0 for row in report["per_case"])
-    cases, heads = _counted(report["cases"], "case"), _counted(len(report["heads"]), "head")
+    cases, heads = _plural(report["cases"], "case"), _plural(len(report["heads"]), "head")
+    searched = report["searched"]
     left_out = "".join(f"\n\nLeft out: {name}. {why}" for name, why in report["left_out"].items())
     return (
         "# Microbleeds found in cases with truth\n\n"
-        "Research use only; not clinically validated. The networks were trained on simulated lesions in simulated "
-        "scans.\n\n"
+        "Research use only; not clinically validated. The bundled networks were trained on simulated lesions in "
+        "simulated scans.\n\n"
+        f"Searched: {', '.join(searched['folders'])}; {'SWI and phase' if searched['with_phase'] else 'SWI alone'}; "
+        f"detector {searched['detector_sha256'][:12]}, segmenter {searched['segmenter_sha256'][:12]} (SHA-256).\n\n"
         f"{cases} ({free} without microbleeds) of {heads} ({', '.join(report['heads'])}) with {report['lesions']} "
         f"microbleeds. A candidate counts when its center lies within {PRIMARY_MM:g} mm of a lesion's, one candidate "
-        "per lesion; near a lesion too faint to count it counts neither way. Brackets: 95 % intervals from 2,000 "
-        f"resamples of heads, then of cases in each; with few heads they are wide.{left_out}"
+        f"per lesion; near a lesion too faint to count it counts neither way. Brackets: 95 % intervals from "
+        f"{RESAMPLES:,} resamples of heads, then of cases in each, where they differ; with few heads they are wide."
+        f"{left_out}"
     )
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _operating_points(report: Mapping[str, Any]) -> str:
@@ -57,17 +71,25 @@ def _operating_points(report: Mapping[str, Any]) -> str:
     rows = []
     for name, (words, is_share) in MEASURES.items():
         shown = percent if is_share else number
-        low, high = intervals[name]
-        interval = ends((low, high)) if is_share else f"[{number(low)}, {number(high)}]"
-        rows.append([words, f"{shown(point[name])} {interval}", shown(strict[name]), shown(before[name])])
+        rows.append([words, shown(point[name]) + _bracket(intervals[name], shown), shown(strict[name]),
+                     shown(before[name])])  # fmt: skip
     titles = ["", f"within {PRIMARY_MM:g} mm", f"within {STRICT_MM:g} mm", "before exclusion"]
     chosen = report["chosen_on_these_cases"]
+    (usual, _), *others = Counter(row["threshold"] for row in report["per_case"]).most_common()
+    also = ", ".join(f"{_plural(count, 'case')}: {threshold:.2f}" for threshold, count in others)
     return (
-        f"## At the threshold of {point['threshold']:.2f}\n\n{table(titles, rows)}\n\n"
-        f"On these cases {chosen['threshold']:.2f} would be the lowest threshold with at most half a false positive "
-        f"per case, {number(chosen['false_positives_per_case'])}; sensitivity there is "
-        f"{percent(chosen['sensitivity'])} %. A threshold belongs chosen on other cases than it is judged on."
+        f"## At the threshold of {usual:.2f}{f' ({also})' if also else ''}\n\n{table(titles, rows)}\n\n"
+        f"On these cases {chosen['threshold']:.2f} would be the lowest threshold with at most "
+        f"{ALLOWED_FALSE_POSITIVES:g} false positives per case, {number(chosen['false_positives_per_case'])}; "
+        f"sensitivity there is {percent(chosen['sensitivity'])} %. Choose a threshold on other cases than it is judged "
+        "on."
     )
+
+
+def _bracket(interval: Sequence[float | None], shown: Callable[[float | None], str]) -> str:
+    """Interval behind a figure; nothing where all resamples agree, as with one case."""
+    low, high = interval
+    return "" if low == high else f" [{shown(low)}, {shown(high)}]"
 
 
 def _curve(report: Mapping[str, Any]) -> str:
@@ -82,7 +104,7 @@ def _strata(report: Mapping[str, Any]) -> str:
         [
             group,
             f"{counts['found']} of {counts['of']}",
-            f"{percent(counts['found'] / counts['of'])} {ends(counts['interval'])}",
+            percent(counts["found"] / counts["of"]) + _bracket(counts["interval"], percent),
         ]
         for group, counts in report["sensitivity"].items()
     ]
@@ -92,10 +114,10 @@ def _strata(report: Mapping[str, Any]) -> str:
 def _false_positives(report: Mapping[str, Any]) -> str:
     protocols = []
     for protocol, counts in report["false_positives_by_protocol"].items():
-        low, high = counts["per_case_interval"]
+        per_case = number(counts["false_positives"] / counts["cases"])
         protocols.append([
             protocol, str(counts["cases"]), str(counts["false_positives"]),
-            f"{number(counts['false_positives'] / counts['cases'])} [{number(low)}, {number(high)}]",
+            per_case + _bracket(counts["per_case_interval"], number),
             f"{counts['false_positives_on_free']} in {counts['free_cases']}",
         ])  # fmt: skip
     titles = ["protocol", "cases", "false positives", "per case", "on cases without microbleeds"]
@@ -122,5 +144,5 @@ def _worst(report: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     names = ("case", "head", "protocol", "lesions", "found", "false_positives")
-    shown = [[str(row[name]) for name in names] for row in rows[:MOST_WORST]]
+    shown = [[str(row[name]) for name in names] for row in rows[:WORST]]
     return "## Cases with most mistakes\n\n" + table([name.replace("_", " ") for name in names], shown)

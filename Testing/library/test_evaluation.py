@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from CMBDetectorLib.errors import InputError, OutputError
-from CMBDetectorLib.evaluation.bootstrap import draws, interval
+from CMBDetectorLib.evaluation.bootstrap import draws, percentiles
 from CMBDetectorLib.evaluation.charts import draw
 from CMBDetectorLib.evaluation.cohort import CHARTS, FOUND_TWICE, NO_MIMIC, Evaluated, evaluate, figures
 from CMBDetectorLib.evaluation.cohort_page import write_page
@@ -101,6 +102,12 @@ def test_sensitivity_is_read_off_the_curve_at_or_below_the_false_positives_asked
     curve = Pooled([first]).curve()
     assert [curve.sensitivity_at(level) for level in (0.0, 0.99, 1.0)] == [0.5, 0.5, 1.0]
     assert Pooled([match([0.9], [(90, 0, 0)], LESIONS)]).curve().sensitivity_at(0.5) == 0.0
+
+
+def interval(cases: list, figure: Callable[[list], float], heads: list[str] | None = None) -> tuple[float, float]:
+    """Interval of a figure; without heads every case is a patient of its own."""
+    heads = heads or [str(n) for n in range(len(cases))]
+    return percentiles([figure([cases[i] for i in drawn]) for drawn in draws(heads)])
 
 
 def test_the_interval_of_a_mean_over_patients_is_that_of_the_normal_approximation():
@@ -375,16 +382,39 @@ def test_the_interval_of_a_group_of_lesions_is_that_of_its_share_in_cases_drawn_
     assert figures(same, THRESHOLD)["sensitivity"]["3-5 mm"]["interval"] == [0.5, 0.5]
 
 
+SEARCHED = {
+    "searched": {
+        "folders": ["test2A", "test2B"], "with_phase": True,
+        "detector_sha256": "0123456789abcdef", "segmenter_sha256": "fedcba9876543210",
+    }
+}  # fmt: skip
+
+
+def test_the_page_names_every_threshold_and_lists_groups_from_small_to_large(tmp_path):
+    small, large = evaluated([1, 5], []), evaluated([1, 3], [])
+    for lesion, size in zip(small.truth["lesions"] + large.truth["lesions"], (2.5, 1.5, 11, 4), strict=True):
+        lesion["diameter_mm"] = size
+    done = [dataclasses.replace(small, threshold=0.9), dataclasses.replace(large, threshold=0.9),
+            dataclasses.replace(evaluated([], []), threshold=0.8)]  # fmt: skip
+    page = write_page(figures(done, 0.8) | SEARCHED | {"left_out": {}}, tmp_path).read_text(encoding="utf-8")
+    assert "## At the threshold of 0.90 (1 case: 0.80)\n" in page
+    groups = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if " of " in line]
+    at = groups.index("below 2 mm")
+    assert groups[at : at + 4] == ["below 2 mm", "2-3 mm", "3-5 mm", "5 mm or more"]
+
+
 def test_the_page_of_an_evaluation_says_what_its_report_says(tmp_path):
     done = [evaluated([1, 5], [2]), of_protocol(evaluated([], []), "1.5T")]
-    report = figures(done, THRESHOLD) | {"left_out": {"test-case_0007": "swi.nii.gz is empty."}}
+    report = figures(done, THRESHOLD) | SEARCHED | {"left_out": {"test-case_0007": "swi.nii.gz is empty."}}
     page = write_page(report, tmp_path).read_text(encoding="utf-8")
     assert "Research use only" in page and "Left out: test-case_0007. swi.nii.gz is empty." in page
     assert "2 cases (1 without microbleeds) of 1 head (02) with 2 microbleeds" in page
-    assert "| sensitivity, % | 50.0 [50, 50] | 50.0 | 50.0 |" in page
+    assert "Searched: test2A, test2B; SWI and phase; detector 0123456789ab, segmenter fedcba987654" in page
+    assert f"## At the threshold of {THRESHOLD:.2f}\n" in page
+    assert "| sensitivity, % | 50.0 | 50.0 | 50.0 |" in page, "one case alone has lesions"
     assert "| false positives per case | 2.50 [2.00, 3.00] | 2.50 |" in page
-    assert "| 3-5 mm | 1 of 2 | 50.0 [50, 50] |" in page
-    assert "| 1.5T | 1 | 3 | 3.00 [3.00, 3.00] | 3 in 1 |" in page
+    assert "| 3-5 mm | 1 of 2 | 50.0 |" in page
+    assert "| 1.5T | 1 | 3 | 3.00 | 3 in 1 |" in page
     assert "| vein bend | 1 |" in page and "| sub-region | 1 of 1 |" in page and "| deep | 0.80 |" in page
     assert CHARTS not in page
     (tmp_path / CHARTS).write_bytes(b"")
@@ -393,8 +423,8 @@ def test_the_page_of_an_evaluation_says_what_its_report_says(tmp_path):
 
 def test_a_page_of_cases_without_lesions_or_mistakes_is_written_too(tmp_path):
     nothing = dataclasses.replace(evaluated([], []), candidates=())
-    page = write_page(figures([nothing], THRESHOLD) | {"left_out": {}}, tmp_path).read_text(encoding="utf-8")
-    assert "| sensitivity, % | - [-, -] | - | - |" in page and "nan" not in page and "None" not in page
+    page = write_page(figures([nothing], THRESHOLD) | SEARCHED | {"left_out": {}}, tmp_path).read_text(encoding="utf-8")
+    assert "| sensitivity, % | - | - | - |" in page and "nan" not in page and "None" not in page
     assert "kind of lesion" not in page and "most mistakes" not in page
 
 

@@ -243,9 +243,11 @@ def test_torch_that_was_installed_but_cannot_be_imported_into_this_slicer_will_d
         assert asked == []
 
 
-def test_scikit_image_is_installed_by_slicer_itself(panel: Any) -> None:
+def test_scikit_image_is_installed_by_slicer_itself(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from CMBDetectorWindow import installation
 
-    if "skimage" in installation.missing():
-        pytest.skip("nothing is downloaded by a test")
+    asked: list[Any] = []
+    packaging = importlib.import_module("slicer.packaging")
+    monkeypatch.setattr(packaging, "pip_ensure", lambda *what, **how: asked.append((list(map(str, *what)), how)))
     installation.install(["skimage"])
+    assert asked == [(["scikit-image>=0.22"], {"requester": "CMB Detector"})]
