@@ -12,9 +12,7 @@ from CMBDetectorLib.regions import SUB_REGIONS, Region
 from CMBDetectorLib.resampling import apply, grid, maps
 from CMBDetectorLib.volume import Volume
 
-FINE_MM = (
-    0.7  # in plane: of a finer scan every second voxel tells as much of tissue and regions, in a quarter of the time
-)
+FINE_MM = 0.7  # in plane: of a finer scan every second voxel tells as much, in a quarter of the time
 TRUE_TISSUE = "true tissue, regions found"
 TRUE_REGIONS = "tissue found, true regions"
 BY_SHARES = "true map, as shares on the network's grid"
