@@ -15,7 +15,8 @@ from CMBDetectorLib.candidate import Candidate, PhaseEvidence
 from CMBDetectorLib.detect import Detection
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.bootstrap import draws, percentiles
-from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, Evaluated, figures, json_number
+from CMBDetectorLib.evaluation.evaluated import Evaluated
+from CMBDetectorLib.evaluation.figures import ALLOWED_FALSE_POSITIVES, figures, json_number
 from CMBDetectorLib.evaluation.folders import WITH_PHASE, case_folders
 from CMBDetectorLib.evaluation.froc import FROC_AT, Pooled, choose_threshold
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM
@@ -42,7 +43,7 @@ class Outcome:
     done : list of Evaluated
         The test cases.
     report : dict
-        `cohort.figures` of them at the threshold that validation chose.
+        `figures.figures` of them at the threshold that validation chose.
     """
 
     variant: Variant

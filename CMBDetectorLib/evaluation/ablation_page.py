@@ -9,7 +9,7 @@ from typing import Any
 from CMBDetectorLib.evaluation import pictures
 from CMBDetectorLib.evaluation.ablation import ANATOMY, Ablation, Outcome
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES
+from CMBDetectorLib.evaluation.figures import ALLOWED_FALSE_POSITIVES
 from CMBDetectorLib.evaluation.froc import FROC_AT
 from CMBDetectorLib.evaluation.markdown import ends, number, percent, table
 from CMBDetectorLib.evaluation.prepared import PreparedCase

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from CMBDetectorLib.evaluation.bootstrap import RESAMPLES
-from CMBDetectorLib.evaluation.cohort import ALLOWED_FALSE_POSITIVES, CHARTS
+from CMBDetectorLib.evaluation.cohort import CHARTS
+from CMBDetectorLib.evaluation.figures import ALLOWED_FALSE_POSITIVES
 from CMBDetectorLib.evaluation.markdown import number, percent, table
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM, STRICT_MM
 from CMBDetectorLib.regions import Region

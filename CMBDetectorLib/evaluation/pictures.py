@@ -17,7 +17,7 @@ from PIL import Image
 from CMBDetectorLib.candidate import Candidate
 from CMBDetectorLib.errors import InputError
 from CMBDetectorLib.evaluation.charts import COLORS, REMEDY, new_figure
-from CMBDetectorLib.evaluation.cohort import Evaluated
+from CMBDetectorLib.evaluation.evaluated import Evaluated
 from CMBDetectorLib.evaluation.features import Crop, feature_vectors, level_maps
 from CMBDetectorLib.evaluation.matching import FALSE, PRIMARY_MM
 from CMBDetectorLib.evaluation.prepared import PreparedCase

@@ -31,9 +31,10 @@ from CMBDetectorLib.evaluation.ablation import (
 )
 from CMBDetectorLib.evaluation.ablation_page import _change, write_page
 from CMBDetectorLib.evaluation.blobs import find_blobs
-from CMBDetectorLib.evaluation.cohort import Evaluated, figures
 from CMBDetectorLib.evaluation.components import components, mask_probability
+from CMBDetectorLib.evaluation.evaluated import Evaluated
 from CMBDetectorLib.evaluation.features import Crop, feature_vectors, level_maps
+from CMBDetectorLib.evaluation.figures import figures
 from CMBDetectorLib.evaluation.folders import each_case
 from CMBDetectorLib.evaluation.pictures import KINDS, places, removed
 from CMBDetectorLib.evaluation.prepared import PreparedCase

@@ -13,9 +13,11 @@ from PIL import Image
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.evaluation.bootstrap import draws, percentiles
 from CMBDetectorLib.evaluation.charts import draw
-from CMBDetectorLib.evaluation.cohort import CHARTS, FOUND_TWICE, NO_MIMIC, Evaluated, evaluate, figures
+from CMBDetectorLib.evaluation.cohort import CHARTS, evaluate
 from CMBDetectorLib.evaluation.cohort_page import write_page
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
+from CMBDetectorLib.evaluation.evaluated import Evaluated
+from CMBDetectorLib.evaluation.figures import FOUND_TWICE, NO_MIMIC, figures
 from CMBDetectorLib.evaluation.folders import case_folders, prepare_folder, true_regions
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
