@@ -133,13 +133,27 @@ def small_pieces(labels: npt.NDArray[np.uint8], voxels: float, connectivity: int
     return small[pieces]
 
 
+def _specks(labels: npt.NDArray[np.uint8], voxels: float) -> npt.NDArray[np.bool_]:
+    """`small_pieces` joined by corners, in a fifth of the time: only what is small when joined by faces can be one."""
+    small = small_pieces(labels, voxels, connectivity=1)
+    pieces = label_pieces(np.where(small, labels, CLASSES), background=CLASSES, connectivity=3)
+    is_speck = np.bincount(pieces.ravel()) < voxels
+    is_speck[0] = False
+    large = np.pad(np.where(small, CLASSES, labels), 1, constant_values=CLASSES)
+    places = np.argwhere(small)
+    for step in np.ndindex(3, 3, 3):  # to all 26 neighbors, and itself, which is small
+        joined = large[tuple((places + step).T)] == labels[small]
+        is_speck[pieces[small][joined]] = False
+    return is_speck[pieces]
+
+
 def without_specks(labels: npt.NDArray[np.uint8], voxel_ml: float) -> npt.NDArray[np.uint8]:
     """Label map (R, A, S) without pieces under `SPECK_ML`: they go to the label most common beside them.
 
     Interpolation to the scan leaves specks where three regions meet. Thin sheets stay: pieces are joined by corners.
     """
     padded = np.pad(labels, 1)
-    rest = np.pad(small_pieces(labels, SPECK_ML / voxel_ml, connectivity=3), 1)
+    rest = np.pad(_specks(labels, SPECK_ML / voxel_ml), 1)
     outside = np.pad(np.zeros(labels.shape, bool), 1, constant_values=True)
     while rest.any():
         places = np.argwhere(rest)

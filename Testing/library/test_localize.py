@@ -14,6 +14,7 @@ from CMBDetectorLib.segment import (
     SPECK_ML,
     _around_tissue,
     _on_scan,
+    _specks,
     segment,
     small_pieces,
     weighed,
@@ -165,6 +166,16 @@ def test_a_thin_sheet_of_fluid_that_moves_from_slice_to_slice_stays() -> None:
     for s in range(2, 18):
         labels[10 + s, 10:16, s] = 0  # 6 voxels in every slice, joined by edges alone
     assert np.array_equal(without_specks(labels, voxel_ml=0.001), labels)
+
+
+@pytest.mark.parametrize("voxels", [3, 8, 20])
+def test_specks_are_the_small_pieces_that_are_joined_by_corners(voxels: int) -> None:
+    rng = np.random.default_rng(voxels)
+    rough = ndimage.gaussian_filter(rng.random((4, 40, 40, 30)), (0, 0.8, 0.8, 0.8))
+    labels = rough.argmax(axis=0).astype(np.uint8)
+    expected = small_pieces(labels, voxels, connectivity=3)
+    assert expected.any() and not np.array_equal(expected, small_pieces(labels, voxels, connectivity=1))
+    assert np.array_equal(_specks(labels, voxels), expected)
 
 
 def test_the_largest_piece_of_a_region_stays_however_small() -> None:
