@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,6 +36,10 @@ class Location:
         Distance to the nearest voxel of another group region, mm; NaN when there is none near.
     next_region : Region or None
         Which one that is; None when there is none near, or nobody looked.
+    sub_region_probability : float
+        Share of the neighborhood's tissue that votes for the sub-region, 0-1; NaN in results of earlier versions.
+    side_probability : float
+        The segmenter's, of the side named, 0.5-1; NaN at the midline and in results of earlier versions.
     """
 
     sub_region: int
@@ -42,6 +47,8 @@ class Location:
     probability: float
     boundary_mm: float
     next_region: Region | None = None
+    sub_region_probability: float = math.nan
+    side_probability: float = math.nan
 
     @property
     def or_region(self) -> Region | None:

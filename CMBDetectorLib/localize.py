@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -78,26 +79,29 @@ def locate(center_ras_mm: npt.ArrayLike, diameter_mm: float, segmentation: Segme
     others = np.where(tissue & (_GROUP[labels] != group), distance_mm, np.inf)
     nearest = int(others.argmin())
     is_near = bool(np.isfinite(others[nearest]))
+    side, side_probability = _side(center_ras_mm, sub_region, segmentation.left)
     return (
         Location(
             sub_region=sub_region,
-            side=_side(center_ras_mm, sub_region, segmentation.left),
+            side=side,
             probability=float(groups[group] / groups.sum()),
-            boundary_mm=float(others[nearest]) if is_near else float("nan"),
+            boundary_mm=float(others[nearest]) if is_near else math.nan,
             next_region=_REGIONS[_GROUP[labels[nearest]]] if is_near else None,
+            sub_region_probability=float(votes[sub_region] / votes.sum()),
+            side_probability=side_probability,
         ),
         exclusion,
     )
 
 
-def _side(center_ras_mm: npt.ArrayLike, sub_region: int, left: Volume) -> Side:
-    """Left or right; midline where an unpaired structure lies within 2 mm of the middle."""
+def _side(center_ras_mm: npt.ArrayLike, sub_region: int, left: Volume) -> tuple[Side, float]:
+    """Left or right, and how probable; midline (NaN) where an unpaired structure lies within 2 mm of the middle."""
     probability, distance_mm = _ball(center_ras_mm, NEIGHBORHOOD_MM, left, beyond=0.5)
     close = probability[distance_mm <= MIDLINE_MM]
     if sub_region in MIDLINE_LABELS and (close > 0.5).any() and (close < 0.5).any():
-        return Side.MIDLINE
+        return Side.MIDLINE, math.nan
     share = float(np.average(probability, weights=np.exp(-0.5 * (2 * distance_mm / NEIGHBORHOOD_MM) ** 2)))
-    return Side.LEFT if share >= 0.5 else Side.RIGHT
+    return (Side.LEFT, share) if share >= 0.5 else (Side.RIGHT, 1 - share)
 
 
 def _ball(

@@ -55,14 +55,14 @@ def synthetic_result(*, tilt_deg: float = 0.0, phase: bool = True, balls: tuple 
         swi[inside], phase_rad[inside] = 0, 1.5
         center = tuple(swi_volume.ras_of(place).tolist())
         side = Side.LEFT if center[0] < 0 else Side.RIGHT
-        border = (0.62, 1.4, Region.LOBAR) if label == AT_BORDER else (0.93, 4.25, Region.DEEP)
+        border = (0.62, 1.4, Region.LOBAR, 0.55) if label == AT_BORDER else (0.93, 4.25, Region.DEEP, 0.71)
         found.append(
             Candidate(
                 center_ras_mm=center,
                 diameter_mm=diameter_mm,
                 volume_mm3=float(inside.sum() * np.prod(SPACING_MM)),
                 probability=probability,
-                location=None if exclusion else Location(label, side, *border),
+                location=None if exclusion else Location(label, side, *border, side_probability=0.98),
                 phase_evidence=PhaseEvidence.PARAMAGNETIC if phase else PhaseEvidence.NO_PHASE,
                 exclusion=exclusion,
             )

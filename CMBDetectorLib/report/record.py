@@ -107,6 +107,8 @@ def location_entry(location: Location | None) -> dict[str, Any] | None:
         "probability": finite(location.probability),
         "boundary_mm": finite(location.boundary_mm),
         "next_region": location.next_region.value if location.next_region else None,
+        "sub_region_probability": finite(location.sub_region_probability),
+        "side_probability": finite(location.side_probability),
     }
 
 
@@ -121,7 +123,10 @@ def location_of(entry: dict[str, Any] | None) -> Location | None:
         side=Side(entry["side"]),
         probability=number_of(entry["probability"]),
         boundary_mm=number_of(entry["boundary_mm"]),
-        next_region=Region(entry["next_region"]) if entry.get("next_region") else None,  # older results lack it
+        # Older results lack these.
+        next_region=Region(entry["next_region"]) if entry.get("next_region") else None,
+        sub_region_probability=number_of(entry.get("sub_region_probability")),
+        side_probability=number_of(entry.get("side_probability")),
     )
 
 

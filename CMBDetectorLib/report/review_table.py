@@ -19,13 +19,21 @@ from CMBDetectorLib.candidate import Candidate, Location, PhaseEvidence
 from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.regions import SUB_REGIONS, Region, Side
 from CMBDetectorLib.report.record import position_of
-from CMBDetectorLib.report.table import COLUMNS, NEXT_REGION, millimeters, short
+from CMBDetectorLib.report.table import (
+    ADDED_LATER,
+    COLUMNS,
+    NEXT_REGION,
+    SIDE_PROBABILITY,
+    SUB_REGION_PROBABILITY,
+    millimeters,
+    short,
+)
 from CMBDetectorLib.review import Finding, Review, Source, Spot, Verdict
 
 Choice = TypeVar("Choice", bound=Enum)
 
 MOVED_BOUNDARY, MOVED_NEXT_REGION = "moved_boundary_mm", "moved_next_region"
-OPTIONAL = {NEXT_REGION, MOVED_BOUNDARY, MOVED_NEXT_REGION}  # tables exported earlier lack them
+OPTIONAL = {*ADDED_LATER, MOVED_BOUNDARY, MOVED_NEXT_REGION}  # tables exported earlier lack them
 FORMULA = tuple("=+-@\t\r")  # a spreadsheet would compute a cell that begins so; an apostrophe makes it text
 
 
@@ -177,12 +185,12 @@ def _finding(row: dict[str, str]) -> Finding:
     if row["moved_r_mm"]:
         moved = Spot(
             position_ras_mm=_position(row, "moved_"),
-            location=_location(row, "moved_sub_region", "moved_side", "", MOVED_BOUNDARY, MOVED_NEXT_REGION),
+            location=_location(row, "moved_"),
         )
     elif candidate is None:
         moved = Spot(
             position_ras_mm=_position(row),
-            location=_location(row, "sub_region", "side", "region_probability", "boundary_mm", NEXT_REGION),
+            location=_location(row),
             diameter_mm=_number(row, "diameter_mm"),
             volume_mm3=_number(row, "volume_mm3"),
             phase_evidence=_choice(row, "phase_evidence", PhaseEvidence),
@@ -207,7 +215,7 @@ def _candidate(row: dict[str, str], number: int) -> Candidate:
         diameter_mm=_number(row, "diameter_mm"),
         volume_mm3=_number(row, "volume_mm3"),
         probability=_number(row, "probability"),
-        location=_location(row, "sub_region", "side", "region_probability", "boundary_mm", NEXT_REGION),
+        location=_location(row),
         phase_evidence=_choice(row, "phase_evidence", PhaseEvidence),
         exclusion=row["exclusion_reason"],
         number=number,
@@ -221,9 +229,8 @@ def _position(row: dict[str, str], prefix: str = "") -> tuple[float, float, floa
         raise _WrongCellError(f"{prefix}r_mm, {prefix}a_mm and {prefix}s_mm are not three numbers.") from None
 
 
-def _location(
-    row: dict[str, str], name: str, side: str, probability: str, boundary: str, other: str
-) -> Location | None:
+def _location(row: dict[str, str], prefix: str = "") -> Location | None:
+    name, other = f"{prefix}sub_region", f"{prefix}{NEXT_REGION}"
     if not row[name]:
         return None
     label = {sub.name: sub.label for sub in SUB_REGIONS}.get(row[name])
@@ -231,10 +238,12 @@ def _location(
         raise _WrongCellError(f"the {name} is '{row[name]}', which is none.")
     return Location(
         sub_region=label,
-        side=_choice(row, side, Side),
-        probability=_number(row, probability),
-        boundary_mm=_number(row, boundary),
+        side=_choice(row, f"{prefix}side", Side),
+        probability=_number(row, f"{prefix}region_probability"),
+        boundary_mm=_number(row, f"{prefix}boundary_mm"),
         next_region=_choice(row, other, Region) if row.get(other) else None,
+        sub_region_probability=_number(row, f"{prefix}{SUB_REGION_PROBABILITY}"),
+        side_probability=_number(row, f"{prefix}{SIDE_PROBABILITY}"),
     )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -252,6 +254,25 @@ def test_away_from_a_boundary_one_region_is_named_and_how_far_the_next_one_lies(
     assert (away.next_region, away.or_region, away.region_in_words) == (Region.DEEP, None, "lobar")
     alone = placed((0, 39, 5), known_head)
     assert (alone.next_region, alone.or_region) == (None, None)
+
+
+def test_sub_region_and_side_have_probabilities_of_their_own() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[:6], labels[6:12], labels[12:] = 9, 10, 3
+    regions = Volume(labels, np.diag([1.0, 1.0, 1.0, 1.0]))
+    left = regions.with_array(np.full(labels.shape, 0.3, np.float32))
+    segmentation = Segmentation(regions, regions.with_array(labels > 0), left)
+    within = placed((8, 10, 10), segmentation)
+    assert (within.sub_region, within.probability, within.side) == (10, 1.0, Side.RIGHT)
+    assert 0.8 < within.sub_region_probability < 1.0 and within.side_probability == pytest.approx(0.7)
+    between = placed((11.5, 10, 10), segmentation, diameter_mm=20)
+    assert between.region == Region.LOBAR and between.sub_region == 10
+    assert between.sub_region_probability < between.probability < 1.0
+
+
+def test_at_the_midline_no_side_is_probable(known_head: Segmentation) -> None:
+    assert math.isnan(placed((1, 0, -28), known_head).side_probability)
+    assert placed((-6, 0, -28), known_head).side_probability > 0.5
 
 
 def test_a_candidate_with_little_or_no_tissue_around_it_is_excluded(known_head: Segmentation) -> None:

@@ -322,6 +322,12 @@ def test_a_candidate_at_the_border_of_two_regions_is_named_with_both(result: Res
     assert "(deep or lobar)" in markups[2]["description"] and "(lobar)" in markups[0]["description"]
 
 
+def test_region_sub_region_and_side_stand_with_their_probabilities(folder: Path) -> None:
+    names = ("region_probability", "sub_region_probability", "side_probability")
+    written = [tuple(row[name] for name in names) for row in rows(folder)]
+    assert written == [("0.93", "0.71", "0.98"), ("0.93", "0.71", "0.98"), ("0.62", "0.55", "0.98"), ("", "", "")]
+
+
 def test_the_summary_of_candidates_away_from_borders_speaks_of_none(result: Result) -> None:
     away = replace(result, candidates=result.candidates[:2])
     assert not [line for line in summary_lines(away) if "border" in line]

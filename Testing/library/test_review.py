@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -443,7 +444,7 @@ def test_a_table_restores_the_review_that_it_was_made_from(table: Path, worked_o
 
 
 def test_a_table_from_before_the_next_region_was_told_restores_its_review(table: Path, worked_on: Review) -> None:
-    since = ("next_region", "moved_next_region", "moved_boundary_mm")
+    since = ("next_region", "moved_next_region", "moved_boundary_mm", "sub_region_probability", "side_probability")
     older = [{name: cell for name, cell in row.items() if name not in since} for row in rows(table)]
     with (table.parent / "older.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(older[0]))
@@ -457,6 +458,12 @@ def test_a_table_from_before_the_next_region_was_told_restores_its_review(table:
         None, None, Region.LOBAR,
     ]  # fmt: skip
     assert not any(f.candidate.location.or_region for f in found if f.candidate and f.candidate.location)
+
+
+def test_a_table_keeps_how_probable_sub_region_and_side_are(table: Path) -> None:
+    places = [f.candidate.location for f in read_review(table) if f.candidate and f.candidate.location]
+    assert [p.sub_region_probability for p in places] == [0.71, 0.71, 0.55]
+    assert [p.side_probability for p in places] == [0.98, 0.98, 0.98]
 
 
 def test_a_point_moved_to_a_border_is_at_that_border_after_a_table(
@@ -482,10 +489,12 @@ def test_a_result_from_before_the_next_region_was_told_is_read(tmp_path: Path) -
     file = write_result(synthetic_result(), tmp_path / "out") / "candidates.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     for entry in content["candidates"]:
-        (entry["location"] or {}).pop("next_region", None)
+        for name in ("next_region", "sub_region_probability", "side_probability"):
+            (entry["location"] or {}).pop(name, None)
     file.write_text(json.dumps(content), encoding="utf-8")
     places = [c.location for c in read_record(file).candidates if c.location]
     assert len(places) == 4 and not any(place.or_region for place in places)
+    assert all(math.isnan(place.sub_region_probability + place.side_probability) for place in places)
 
 
 def test_a_summary_names_the_accepted_at_a_border_of_two_regions(review: Review) -> None:
