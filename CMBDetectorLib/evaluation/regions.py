@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from CMBDetectorLib.evaluation.fluid import dice_by_brightness, fluid_contrast
 from CMBDetectorLib.evaluation.folders import case_folders, each_case, prepare_folder, true_regions
 from CMBDetectorLib.evaluation.limits import dice_at_best
+from CMBDetectorLib.evaluation.markdown import number, table
 from CMBDetectorLib.evaluation.overlap import TISSUE, compare
 from CMBDetectorLib.models import Model, load_model
 from CMBDetectorLib.regions import SUB_REGIONS, Region
@@ -188,39 +189,49 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     """Text of ``regions.md``."""
     groups = [region.value for region in Region]
     volume, tissue = content["volume_error"], content["dice_in_tissue"]
+
+    def by(title: str, means_of: dict[str, dict[str, float]]) -> str:
+        rows = [[words, *(number(means.get(g)) for g in groups)] for words, means in means_of.items()]
+        return table([title, *groups], rows)
+
+    regions = []
+    for name, values in content["dice"].items():
+        errors = [f"{volume[name]['mean']:+.0%}", f"{volume[name]['largest']:.0%}"] if name in volume else ["-", "-"]
+        dice = (number(each) for each in (values["mean"], values["least"], tissue.get(name)))
+        regions.append([f"**{name}**" if name in groups else name, *dice, *errors])
+    contrast = [
+        [words, str(means["cases"]), *(number(means.get(g)) for g in [*groups, TISSUE, BY_BRIGHTNESS])]
+        for words, means in content["dice_by_fluid_contrast"].items()
+    ]
     lines = [
         "# Regions of simulated cases",
         "",
         f"{content['cases']} simulated cases of the heads {', '.join(content['heads'])}; no patients.",
         *(f"Left out: {name}. {why}" for name, why in content.get("left_out", {}).items()),
         "",
-        "| region | Dice, mean | Dice, least | Dice in tissue | volume error, mean | volume error, largest |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for name, values in content["dice"].items():
-        errors = f"{volume[name]['mean']:+.0%} | {volume[name]['largest']:.0%}" if name in volume else "|"
-        inside = f"{tissue[name]:.2f}" if name in tissue else ""
-        title = f"**{name}**" if name in groups else name
-        lines.append(f"| {title} | {values['mean']:.2f} | {values['least']:.2f} | {inside} | {errors} |")
-    lines += ["", "In tissue: where there is brain tissue and some was found, so which region it is and not where "
-              "fluid begins."]  # fmt: skip
-    lines += ["", "Mean Dice if one thing were perfect: where tissue ends; which region it is; all but what the "
-              "network's grid can show.", "", f"| compared with the true map | {' | '.join(groups)} |",
-              "|---|---:|---:|---:|"]  # fmt: skip
-    for words, means in content["dice_at_best"].items():
-        lines.append(f"| {words} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
-    lines += ["", "Dice by protocol:", "", f"| protocol | {' | '.join(groups)} |", "|---|---:|---:|---:|"]
-    for protocol, means in content["dice_by_protocol"].items():
-        lines.append(f"| {protocol} | {' | '.join(f'{means[g]:.2f}' if g in means else '' for g in groups)} |")
-    lines += ["", "Dice by how well the scan shows where tissue ends: difference of fluid and of the tissue beside "
-              "it, brighter or darker, in standard deviations of that tissue. Last: what an observer reaches who goes "
-              "by brightness, is told the brain's outline, and is tuned on the very scan.", "",
-              f"| difference | cases | {' | '.join(groups)} | tissue | tissue, by brightness |",
-              "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for words, means in content["dice_by_fluid_contrast"].items():
-        shown = " | ".join(f"{means[g]:.2f}" if g in means else "" for g in [*groups, TISSUE, BY_BRIGHTNESS])
-        lines.append(f"| {words} | {means['cases']} | {shown} |")
-    lines += ["", f"The {len(worst)} worst cases, each at three levels: SWI, true regions, regions found.", ""]
+        table(["region", "Dice, mean", "Dice, least", "Dice in tissue", "volume error, mean", "volume error, largest"],
+              regions),
+        "",
+        "In tissue: where there is brain tissue and some was found, so which region it is and not where fluid begins.",
+        "",
+        "Mean Dice if one thing were perfect: where tissue ends; which region it is; all but what the network's grid "
+        "can show.",
+        "",
+        by("compared with the true map", content["dice_at_best"]),
+        "",
+        "Dice by protocol:",
+        "",
+        by("protocol", content["dice_by_protocol"]),
+        "",
+        "Dice by how well the scan shows where tissue ends: difference of fluid and of the tissue beside it, brighter "
+        "or darker, in standard deviations of that tissue. Last: what an observer reaches who goes by brightness, is "
+        "told the brain's outline, and is tuned on the very scan.",
+        "",
+        table(["difference", "cases", *groups, "tissue", "tissue, by brightness"], contrast),
+        "",
+        f"The {len(worst)} worst cases, each at three levels: SWI, true regions, regions found.",
+        "",
+    ]  # fmt: skip
     for a in worst:
         figures = ", ".join(f"{g} {a.dice[g]:.2f}" for g in groups if g in a.dice)
         picture = PICTURE.format(a.case)
