@@ -1,4 +1,4 @@
-"""Regions without islands, holes and specks: what the segmenter draws too small to be anatomy."""
+"""Regions without islands, holes and specks: pieces too small to be anatomy."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ def small_pieces(labels: npt.NDArray[np.uint8], voxels: float, connectivity: int
     ----------
     labels : ndarray of uint8, shape (R, A, S)
         MARS, 0 to 13.
+    voxels : float
+        Pieces of as many are not small.
+    connectivity : int
+        1 joins voxels by faces, 2 by edges too, 3 by corners too.
+
+    Returns
+    -------
+    ndarray of bool, shape (R, A, S)
+        True in the small pieces.
     """
     pieces = label_pieces(labels, background=CLASSES, connectivity=connectivity)
     sizes = np.bincount(pieces.ravel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,8 @@ def measure_spot(
     diameter_mm, volume_mm3 = apparent_size(position_ras_mm, swi) if swi else (math.nan, math.nan)
     usual = USUAL_DIAMETER_MM if math.isnan(diameter_mm) else diameter_mm
     location, _ = locate(position_ras_mm, usual, regions) if regions else (None, "")
+    if location:  # which side the midline tells, but not how probably
+        location = replace(location, side_probability=math.nan)
     evidence = phase_evidence(position_ras_mm, usual, phase) if phase else PhaseEvidence.NO_PHASE
     return Spot(
         position_ras_mm=position_ras_mm,

@@ -520,7 +520,7 @@ class ReviewSection:
 def _describe(finding):
     """Say all that is known of a finding, in one paragraph."""
     place = finding.location
-    names = (regionOf(place), translated(place.sub_region_name), translated(place.side.value)) if place else ()
+    names = (regionOf(place), _subRegionOf(place), translated(place.side.value)) if place else ()
     parts = [
         ", ".join(names) or _("outside the brain"),
         "" if finding.diameter_mm != finding.diameter_mm else f"{finding.diameter_mm:.1f} mm",
@@ -531,3 +531,9 @@ def _describe(finding):
         "" if finding.is_current else _("not found by the last search"),
     ]
     return f"<b>{finding.name}</b>  " + "; ".join(part for part in parts if part)
+
+
+def _subRegionOf(place):
+    """Name a sub-region, and how much of the tissue around lies in it where that is known."""
+    name, share = translated(place.sub_region_name), place.sub_region_probability
+    return name if share != share else f"{name} {share:.0%}"

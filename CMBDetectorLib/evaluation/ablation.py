@@ -209,7 +209,8 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     pooled, heads = outcome.pooled(), _heads(outcome.done)
     curves = [pooled.curve(np.bincount(drawn, minlength=len(heads))) for drawn in draws(heads)]
     intervals = {f"{at:g}": percentiles([curve.sensitivity_at(at) for curve in curves]) for at in FROC_AT}
-    kept = {name: value for name, value in outcome.report.items() if name not in ("location_right", "dice")}
+    of_regions = ("location_right", "location_right_by_probability", "dice")
+    kept = {name: value for name, value in outcome.report.items() if name not in of_regions}
     return {
         "choice": outcome.choice,
         **kept,

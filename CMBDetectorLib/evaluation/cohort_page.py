@@ -9,7 +9,7 @@ from typing import Any
 
 from CMBDetectorLib.evaluation.bootstrap import RESAMPLES
 from CMBDetectorLib.evaluation.cohort import CHARTS
-from CMBDetectorLib.evaluation.figures import ALLOWED_FALSE_POSITIVES
+from CMBDetectorLib.evaluation.figures import ALLOWED_FALSE_POSITIVES, PROBABILITIES
 from CMBDetectorLib.evaluation.markdown import number, percent, table
 from CMBDetectorLib.evaluation.matching import PRIMARY_MM, STRICT_MM
 from CMBDetectorLib.regions import Region
@@ -132,9 +132,16 @@ def _places(report: Mapping[str, Any]) -> str:
         [name.replace("_", "-"), f"{counts['right']} of {counts['of']}"]
         for name, counts in report["location_right"].items()
     ]
+    sure = report["location_right_by_probability"]
+    by_probability = [
+        [name, *(f"{sure[of][name]['right']} of {sure[of][name]['of']}" for of in sure)] for name in PROBABILITIES
+    ]
+    titles = ["probability", *(of.replace("_", "-") for of in sure)]
     dice = [[region.value, number(report["dice"][region.value])] for region in Region]
     return (
         f"## Where\n\nOf the lesions found, the place named is right in\n\n{table(['', 'right'], rows)}\n\n"
+        f"and, by the probability that stands beside it (the side, where one is named), in\n\n"
+        f"{table(titles, by_probability)}\n\n"
         f"Overlap of the regions with the true ones:\n\n{table(['region', 'Dice'], dice)}"
     )
 

@@ -27,6 +27,8 @@ Counts = npt.NDArray[np.int_] | npt.NDArray[np.bool_]  # one entry per case
 Draws = Sequence[npt.NDArray[np.int64]]  # indices of cases (`bootstrap.draws`)
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 AT_BORDER, ELSEWHERE = "region, at a border", "region, elsewhere"
+# Of a place, from which one on, as ``candidates.csv`` rounds them.
+PROBABILITIES = {"0.99 or more": 0.99, "0.90 to 0.98": 0.9, "0.60 to 0.89": 0.6, "below 0.60": 0.0}
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 WITH_INTERVALS = (  # of an `OperatingPoint`
     "sensitivity", "precision", "f1", "sensitivity_per_case", "precision_per_case", "f1_per_case",
@@ -66,6 +68,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
     resampled = list(draws(heads))
     groups: dict[tuple[int, str], npt.NDArray[np.int_]] = {}  # of each case how many are found, of how many
     placed: dict[str, list[bool]] = {"region": [], AT_BORDER: [], ELSEWHERE: [], "sub_region": [], "side": []}
+    sure: dict[str, list[float]] = {"region": [], "sub_region": [], "side": []}  # how probable each was
     for n_case, (case, matched) in enumerate(zip(done, primary, strict=True)):
         candidates = case.counted
         hits = {int(i): n for n, i in enumerate(matched.lesion) if i >= 0 and matched.probability[n] >= threshold}
@@ -78,9 +81,12 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
                 is_right = location.region.value == lesion["region"]
                 placed["region"].append(is_right)
                 placed[AT_BORDER if location.or_region else ELSEWHERE].append(is_right)
+                sure["region"].append(location.probability)
                 placed["sub_region"].append(location.sub_region == lesion["sub_region"])
+                sure["sub_region"].append(location.sub_region_probability)
                 if lesion["side"] != "midline":
                     placed["side"].append(location.side.value == lesion["side"])
+                    sure["side"].append(location.side_probability)
     curve = Pooled(every).curve()
     at_threshold = [operating_point([primary[n] for n in drawn], threshold) for drawn in resampled]
     return {
@@ -101,6 +107,7 @@ def figures(done: list[Evaluated], threshold: float) -> dict[str, Any]:
         "false_positives_by_protocol": _by_protocol(done, primary, threshold, resampled),
         "dice": {r.value: _mean([case.dice[r.value] for case in done if r.value in case.dice]) for r in Region},
         "location_right": {name: {"right": int(np.sum(v)), "of": len(v)} for name, v in placed.items()},
+        "location_right_by_probability": {name: _by_probability(placed[name], sure[name]) for name in sure},
         "per_case": [_case_row(case, found, threshold) for case, found in zip(done, primary, strict=True)],
         "froc": points(curve),
     }
@@ -112,6 +119,14 @@ def _rank(group: tuple[int, str]) -> tuple[int, int, str]:
     known = [*SIZES_MM, *CONSPICUITIES]
     first = name.split(",")[0]
     return kind, known.index(first) if first in known else 0, name
+
+
+def _by_probability(right: Sequence[bool], probability: Sequence[float]) -> dict[str, dict[str, int]]:
+    """How many names are right, of how many, by how probable they were; those without a probability are left out."""
+    least = np.array([*PROBABILITIES.values()])
+    kinds = [int(np.argmax(round(p, 2) >= least)) if p == p else -1 for p in probability]
+    among = [[ok for ok, kind in zip(right, kinds, strict=True) if kind == n] for n in range(len(PROBABILITIES))]
+    return {name: {"right": sum(each), "of": len(each)} for name, each in zip(PROBABILITIES, among, strict=True)}
 
 
 def _by_protocol(

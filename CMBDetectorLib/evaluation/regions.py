@@ -190,7 +190,7 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
     groups = [region.value for region in Region]
     volume, tissue = content["volume_error"], content["dice_in_tissue"]
 
-    def by(title: str, means_of: dict[str, dict[str, float]]) -> str:
+    def means_table(title: str, means_of: dict[str, dict[str, float]]) -> str:
         rows = [[words, *(number(means.get(g)) for g in groups)] for words, means in means_of.items()]
         return table([title, *groups], rows)
 
@@ -217,11 +217,11 @@ def page(content: dict[str, Any], worst: Sequence[Agreement]) -> str:
         "Mean Dice if one thing were perfect: where tissue ends; which region it is; all but what the network's grid "
         "can show.",
         "",
-        by("compared with the true map", content["dice_at_best"]),
+        means_table("compared with the true map", content["dice_at_best"]),
         "",
         "Dice by protocol:",
         "",
-        by("protocol", content["dice_by_protocol"]),
+        means_table("protocol", content["dice_by_protocol"]),
         "",
         "Dice by how well the scan shows where tissue ends: difference of fluid and of the tissue beside it, brighter "
         "or darker, in standard deviations of that tissue. Last: what an observer reaches who goes by brightness, is "

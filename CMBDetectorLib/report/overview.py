@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -203,7 +204,8 @@ def _words(draw: ImageDraw.ImageDraw, c: Candidate) -> None:
         y = _write(draw, (MARGIN, y), f"EXCLUDED: {c.exclusion}", 15, WARNING, TEXT - 20)
     if place := c.location:
         y = _write(draw, (MARGIN, y), f"{place.region_in_words}, {place.side.value}", 17, _color(c), TEXT - 20)
-        y = _write(draw, (MARGIN, y), place.sub_region_name, 17, BRIGHT, TEXT - 20)
+        share = "" if math.isnan(place.sub_region_probability) else f" {place.sub_region_probability:.0%}"
+        y = _write(draw, (MARGIN, y), f"{place.sub_region_name}{share}", 17, BRIGHT, TEXT - 20)
         border = f", {place.next_region.value} {place.boundary_mm:.1f} mm away" if place.next_region else ""
         y = _write(draw, (MARGIN, y), f"region {place.probability:.0%}{border}", 14, DIM, TEXT - 10)
     else:

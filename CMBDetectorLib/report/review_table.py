@@ -20,7 +20,6 @@ from CMBDetectorLib.errors import InputError, OutputError
 from CMBDetectorLib.regions import SUB_REGIONS, Region, Side
 from CMBDetectorLib.report.record import position_of
 from CMBDetectorLib.report.table import (
-    ADDED_LATER,
     COLUMNS,
     NEXT_REGION,
     SIDE_PROBABILITY,
@@ -33,7 +32,8 @@ from CMBDetectorLib.review import Finding, Review, Source, Spot, Verdict
 Choice = TypeVar("Choice", bound=Enum)
 
 MOVED_BOUNDARY, MOVED_NEXT_REGION = "moved_boundary_mm", "moved_next_region"
-OPTIONAL = {*ADDED_LATER, MOVED_BOUNDARY, MOVED_NEXT_REGION}  # tables exported earlier lack them
+# Tables exported earlier lack these.
+OPTIONAL = {NEXT_REGION, SUB_REGION_PROBABILITY, SIDE_PROBABILITY, MOVED_BOUNDARY, MOVED_NEXT_REGION}
 FORMULA = tuple("=+-@\t\r")  # a spreadsheet would compute a cell that begins so; an apostrophe makes it text
 
 
@@ -230,6 +230,7 @@ def _position(row: dict[str, str], prefix: str = "") -> tuple[float, float, floa
 
 
 def _location(row: dict[str, str], prefix: str = "") -> Location | None:
+    """Read a place; of a moved point the table tells no probabilities."""
     name, other = f"{prefix}sub_region", f"{prefix}{NEXT_REGION}"
     if not row[name]:
         return None

@@ -12,7 +12,6 @@ from CMBDetectorLib.candidate import Candidate, Location
 from CMBDetectorLib.result import Provenance, Result
 
 NEXT_REGION, SUB_REGION_PROBABILITY, SIDE_PROBABILITY = "next_region", "sub_region_probability", "side_probability"
-ADDED_LATER = {NEXT_REGION, SUB_REGION_PROBABILITY, SIDE_PROBABILITY}  # earlier tables lack them
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Column:
     cell: Callable[[Candidate, Provenance], str]
 
 
-def share(value: float) -> str:
+def _probability(value: float) -> str:
     """Format a probability of a place with two decimals; empty where there is none (NaN)."""
     return "" if math.isnan(value) else f"{value:.2f}"
 
@@ -62,11 +61,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("sub_region", "region of the Microbleed Anatomical Rating Scale", _located(lambda p: p.sub_region_name)),
     Column("side", "left, right or midline, of the patient", _located(lambda place: place.side.value)),
     Column("region_probability", "share of the surrounding tissue that lies in the region, 0-1",
-           _located(lambda place: share(place.probability))),
-    Column(SUB_REGION_PROBABILITY, "share of it that lies in the sub-region, 0-1",
-           _located(lambda place: share(place.sub_region_probability))),
-    Column(SIDE_PROBABILITY, "of the side, 0.5-1, by the segmenter; empty at the midline",
-           _located(lambda place: share(place.side_probability))),
+           _located(lambda place: _probability(place.probability))),
+    Column(SUB_REGION_PROBABILITY, "share of the surrounding tissue that lies in the sub-region, 0-1",
+           _located(lambda place: _probability(place.sub_region_probability))),
+    Column(SIDE_PROBABILITY, "of the side, 0.5-1, by the segmenter; empty at the midline and at a reader's point",
+           _located(lambda place: _probability(place.side_probability))),
     Column("boundary_mm", "distance to the nearest other region, mm; empty when none is near",
            _located(lambda place: millimeters(place.boundary_mm))),
     Column(NEXT_REGION, "which one that is; closer than 3 mm to it, region may be wrong",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from CMBDetectorLib.evaluation.cohort import CHARTS, evaluate
 from CMBDetectorLib.evaluation.cohort_page import write_page
 from CMBDetectorLib.evaluation.conspicuity import conspicuities
 from CMBDetectorLib.evaluation.evaluated import Evaluated
-from CMBDetectorLib.evaluation.figures import FOUND_TWICE, NO_MIMIC, figures
+from CMBDetectorLib.evaluation.figures import FOUND_TWICE, NO_MIMIC, _by_probability, figures
 from CMBDetectorLib.evaluation.folders import case_folders, prepare_folder, true_regions
 from CMBDetectorLib.evaluation.froc import Pooled, choose_threshold, operating_point
 from CMBDetectorLib.evaluation.matching import FALSE, NEUTRAL, match
@@ -434,6 +435,27 @@ def test_regions_right_are_also_counted_by_whether_another_one_is_near():
     found = figures([evaluated([1, 3], [])], THRESHOLD)["location_right"]  # 3 lies at the border of deep and lobar
     assert found["region, at a border"]["of"] == found["region, elsewhere"]["of"] == 1
     assert found["region"]["of"] == 2
+
+
+def test_places_right_are_also_counted_by_how_probable_they_were():
+    case = evaluated([1, 3], [])
+    found = figures([case], THRESHOLD)["location_right_by_probability"]
+    counted = {of: {name: n["of"] for name, n in bins.items() if n["of"]} for of, bins in found.items()}
+    assert counted == {
+        "region": {"0.90 to 0.98": 1, "0.60 to 0.89": 1},
+        "sub_region": {"0.60 to 0.89": 1, "below 0.60": 1},
+        "side": {"0.90 to 0.98": 2},
+    }
+    assert found["region"]["0.90 to 0.98"]["right"] == 1
+    places = [c.location and dataclasses.replace(c.location, side_probability=math.nan) for c in case.candidates]
+    moved = [dataclasses.replace(c, location=p) for c, p in zip(case.candidates, places, strict=True)]
+    rounded = dataclasses.replace(case, candidates=tuple(moved))
+    assert not any(n["of"] for n in figures([rounded], THRESHOLD)["location_right_by_probability"]["side"].values())
+
+
+@pytest.mark.parametrize(("probability", "name"), [(0.986, "0.99 or more"), (0.984, "0.90 to 0.98"), (0, "below 0.60")])
+def test_probabilities_are_counted_as_a_table_shows_them(probability: float, name: str):
+    assert _by_probability([True], [probability])[name] == {"right": 1, "of": 1}
 
 
 def test_cases_without_any_lesion_still_give_a_report():

@@ -114,6 +114,7 @@ def test_the_page_tells_means_and_the_worst_of_each_region():
     text = page(content, [cases[1]])
     assert f"| {TRUE_TISSUE} | 0.97 | 0.86 | 0.99 |" in text
     assert "| 3 or more | 1 | 0.90 | 0.80 | - | 0.92 | 0.95 |" in text
+    assert "| tissue | 0.83 | 0.75 | - | - | - |" in text
     assert "| **lobar** | 0.80 | 0.70 | 0.95 | -10% | 30% |" in text
     assert "regions-b.png" in text
 

@@ -328,6 +328,15 @@ def test_region_sub_region_and_side_stand_with_their_probabilities(folder: Path)
     assert written == [("0.93", "0.71", "0.98"), ("0.93", "0.71", "0.98"), ("0.62", "0.55", "0.98"), ("", "", "")]
 
 
+def test_a_probability_that_is_not_known_is_empty(result: Result, tmp_path: Path) -> None:
+    place = Location(9, Side.LEFT, 1.0, 4.0)
+    unknown = replace(result, candidates=(replace(result.candidates[0], location=place),))
+    folder = write_result(unknown, tmp_path / "out")
+    assert [rows(folder)[0][name] for name in ("sub_region_probability", "side_probability")] == ["", ""]
+    location = json.loads((folder / "candidates.json").read_text())["candidates"][0]["location"]
+    assert (location["sub_region_probability"], location["side_probability"]) == (None, None)
+
+
 def test_the_summary_of_candidates_away_from_borders_speaks_of_none(result: Result) -> None:
     away = replace(result, candidates=result.candidates[:2])
     assert not [line for line in summary_lines(away) if "border" in line]

@@ -443,7 +443,7 @@ def test_a_table_restores_the_review_that_it_was_made_from(table: Path, worked_o
     assert fresh.findings == Review("sub-017_swi", record).findings, "one step to undo"
 
 
-def test_a_table_from_before_the_next_region_was_told_restores_its_review(table: Path, worked_on: Review) -> None:
+def test_a_table_of_an_earlier_version_restores_its_review(table: Path, worked_on: Review) -> None:
     since = ("next_region", "moved_next_region", "moved_boundary_mm", "sub_region_probability", "side_probability")
     older = [{name: cell for name, cell in row.items() if name not in since} for row in rows(table)]
     with (table.parent / "older.csv").open("w", newline="", encoding="utf-8") as file:
@@ -457,7 +457,9 @@ def test_a_table_from_before_the_next_region_was_told_restores_its_review(table:
     assert [f.candidate.location.or_region for f in known if f.candidate and f.candidate.location] == [
         None, None, Region.LOBAR,
     ]  # fmt: skip
-    assert not any(f.candidate.location.or_region for f in found if f.candidate and f.candidate.location)
+    places = [f.candidate.location for f in found if f.candidate and f.candidate.location]
+    assert not any(place.or_region for place in places)
+    assert all(math.isnan(p.sub_region_probability) and math.isnan(p.side_probability) for p in places)
 
 
 def test_a_table_keeps_how_probable_sub_region_and_side_are(table: Path) -> None:
@@ -485,7 +487,7 @@ def test_a_wrong_next_region_is_told_with_its_line(table: Path) -> None:
         read_review(table)
 
 
-def test_a_result_from_before_the_next_region_was_told_is_read(tmp_path: Path) -> None:
+def test_a_result_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     file = write_result(synthetic_result(), tmp_path / "out") / "candidates.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     for entry in content["candidates"]:
@@ -494,7 +496,7 @@ def test_a_result_from_before_the_next_region_was_told_is_read(tmp_path: Path) -
     file.write_text(json.dumps(content), encoding="utf-8")
     places = [c.location for c in read_record(file).candidates if c.location]
     assert len(places) == 4 and not any(place.or_region for place in places)
-    assert all(math.isnan(place.sub_region_probability + place.side_probability) for place in places)
+    assert all(math.isnan(p.sub_region_probability) and math.isnan(p.side_probability) for p in places)
 
 
 def test_a_summary_names_the_accepted_at_a_border_of_two_regions(review: Review) -> None:
@@ -666,6 +668,7 @@ def test_the_midline_is_found_on_labels_that_carry_no_side() -> None:
     for side, r_mm in ((Side.LEFT, -8.0), (Side.RIGHT, 22.0)):
         spot = measure_spot((r_mm, -11.0, 23.0), swi=None, regions=regions)
         assert spot.location and spot.location.side is side, f"{r_mm - head_r_mm:g} mm from the middle"
+        assert math.isnan(spot.location.side_probability), "the middle tells which side, not how probably"
     middle = result.regions.ras_of((48, 70, 10))
     spot = measure_spot((7.0, float(middle[1]), float(middle[2])), swi=None, regions=regions)
     assert spot.location and (spot.location.sub_region, spot.location.side) == (2, Side.MIDLINE)
