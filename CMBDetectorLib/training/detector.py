@@ -18,6 +18,8 @@ from CMBDetectorLib.training.data import case_name, detector_batch, heads_of_cas
 from CMBDetectorLib.training.loop import fit
 from CMBDetectorLib.training.losses import box_loss, hard_samples, mask_loss, objectness_loss
 
+VOXELS_PER_CELL = 8  # the mask has 1 mm, the detector's cells 2 mm
+
 
 class DetectorObjective(nn.Module):
     """The detector with what only training needs; answers a batch with its weighted losses.
@@ -59,21 +61,22 @@ class MaskObjective(nn.Module):
     network : PlainUNet
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: DetectorTraining) -> None:
         super().__init__()
         self.network = PlainUNet()
+        self.hardest = VOXELS_PER_CELL * config.hardest
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy plus Dice of the mask."""
         logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last_3d))
-        return {"mask": mask_loss(logits.float(), batch["mask"])}
+        return {"mask": mask_loss(logits.float(), batch["mask"], self.hardest)}
 
 
 def train_detector(config: DetectorTraining, progress: Progress) -> Path:
     """Train, or go on training, and return the checkpoint (`export.export_model` makes a model of it)."""
     cases = load_cases(config, progress)
     torch.manual_seed(config.seed)
-    objective = MaskObjective() if config.head == "mask" else DetectorObjective(config)
+    objective = MaskObjective(config) if config.head == "mask" else DetectorObjective(config)
     heads = heads_of_cases(config)
     names = [case_name(folder) for folder in heads]
     make_batch = partial(detector_batch, cases, config)

@@ -76,19 +76,25 @@ def hard_samples(features: Tensor, logits: Tensor, label: Tensor, with_lesions: 
     return torch.cat((bleeds, mimics)), kind
 
 
-def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, mask: Tensor, hardest: int) -> Tensor:
     """Cross-entropy plus soft Dice of the plain U-Net, over the whole batch: half of the crops have no lesion.
+
+    Cross-entropy as the detector's: with its mean over all voxels, nearly none of which lie in a lesion, the network
+    hardly learned on crops full of mimics (docs/method.md).
 
     Parameters
     ----------
     logits, mask : Tensor, shape (B, R, A, S)
         The mask holds `NEGATIVE`, `POSITIVE` or `IGNORED` (`CMBDetectorLib.training.targets.balls`).
+    hardest : int
+        Negative voxels per crop that count by themselves.
     """
+    entropy = objectness_loss(logits, mask, torch.ones_like(logits), hardest)
     counted = mask != IGNORED
     logits, truth = logits[counted], (mask[counted] == POSITIVE).to(logits.dtype)
     share = torch.sigmoid(logits)
     dice = (2 * (share * truth).sum() + 1) / (share.sum() + truth.sum() + 1)
-    return functional.binary_cross_entropy_with_logits(logits, truth) + 1 - dice
+    return entropy + 1 - dice
 
 
 def region_loss(logits: Tensor, label: Tensor, dice_weight: float = 1.0) -> Tensor:

@@ -57,8 +57,18 @@ def test_the_mask_loss_vanishes_for_the_truth_and_ignores_what_is_ignored() -> N
     mask = torch.from_numpy(balls((8, 8, 8), lesions((3.0, 3.0, 3.0, 3.0, True), (6.0, 6.0, 6.0, 2.0, False))))[None]
     right = torch.where(mask == POSITIVE, 20.0, -20.0)
     right[mask == IGNORED] = 20.0
-    assert mask_loss(right, mask).item() < 1e-4
-    assert mask_loss(-right, mask).item() > 10
+    assert mask_loss(right, mask, 8).item() < 1e-4
+    assert mask_loss(-right, mask, 8).item() > 10
+
+
+def test_a_lesion_missed_counts_however_many_voxels_are_right() -> None:
+    mask = torch.from_numpy(balls((32, 32, 32), lesions((16.0, 16.0, 16.0, 3.0, True))))[None]
+    nothing = torch.full(mask.shape, -5.0)
+    assert mask_loss(nothing, mask, 8).item() > 5
+    mimic = torch.where(mask == POSITIVE, 5.0, -5.0)
+    mimic[0, 4, 4, 4:8] = 5.0
+    right = torch.where(mask == POSITIVE, 5.0, -5.0)
+    assert mask_loss(mimic, mask, 8).item() > mask_loss(right, mask, 8).item() + 2
 
 
 def test_the_plain_unet_learns_to_mark_dark_balls(tmp_path: Path) -> None:
@@ -70,9 +80,9 @@ def test_the_plain_unet_learns_to_mark_dark_balls(tmp_path: Path) -> None:
     options = {"out": tmp_path, "cases": tmp_path, "cache": tmp_path, "crop": SMALL, "bfloat16": False}
     config = DetectorTraining(**options, head="mask", steps=60, learning_rate=1e-2, average=0.7)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    fit(MaskObjective(), lambda step: {"image": image, "mask": masks}, config, silent)
+    fit(MaskObjective(config), lambda step: {"image": image, "mask": masks}, config, silent)
 
-    learned = MaskObjective()
+    learned = MaskObjective(config)
     learned.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["average"])
     with torch.no_grad():
         marked = learned.network.eval()(image) > 0
@@ -96,7 +106,7 @@ def test_the_plain_unet_reads_the_very_batches_of_the_detector(tmp_path: Path) -
 
 def test_the_plain_unet_is_never_exported(tmp_path: Path) -> None:
     config = DetectorTraining(out=tmp_path, cases=tmp_path, cache=tmp_path, head="mask", steps=0)
-    checkpoint = fit(MaskObjective(), lambda step: {}, config, silent)
+    checkpoint = fit(MaskObjective(config), lambda step: {}, config, silent)
     with pytest.raises(InputError, match="plain U-Net"):
         export_model("detector", checkpoint, tmp_path)
     assert not (tmp_path / "detector.pt").exists()
