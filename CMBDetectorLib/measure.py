@@ -46,7 +46,7 @@ def measure_spot(
     diameter_mm, volume_mm3 = apparent_size(position_ras_mm, swi) if swi else (math.nan, math.nan)
     usual = USUAL_DIAMETER_MM if math.isnan(diameter_mm) else diameter_mm
     location, _ = locate(position_ras_mm, usual, regions) if regions else (None, "")
-    if location:  # which side the midline tells, but not how probably
+    if location:  # the midline tells the side, not how probable it is
         location = replace(location, side_probability=math.nan)
     evidence = phase_evidence(position_ras_mm, usual, phase) if phase else PhaseEvidence.NO_PHASE
     return Spot(

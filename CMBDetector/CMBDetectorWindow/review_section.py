@@ -536,4 +536,4 @@ def _describe(finding):
 def _subRegionOf(place):
     """Name a sub-region, and how much of the tissue around lies in it where that is known."""
     name, share = translated(place.sub_region_name), place.sub_region_probability
-    return name if share != share else f"{name} {share:.0%}"
+    return name if share != share else _("{name} ({share} of the tissue)").format(name=name, share=f"{share:.0%}")

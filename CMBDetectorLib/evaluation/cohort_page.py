@@ -140,7 +140,7 @@ def _places(report: Mapping[str, Any]) -> str:
     dice = [[region.value, number(report["dice"][region.value])] for region in Region]
     return (
         f"## Where\n\nOf the lesions found, the place named is right in\n\n{table(['', 'right'], rows)}\n\n"
-        f"and, by the probability that stands beside it (the side, where one is named), in\n\n"
+        f"and, by the probability that stands beside it (no side where midline is named), in\n\n"
         f"{table(titles, by_probability)}\n\n"
         f"Overlap of the regions with the true ones:\n\n{table(['region', 'Dice'], dice)}"
     )

@@ -27,7 +27,7 @@ Counts = npt.NDArray[np.int_] | npt.NDArray[np.bool_]  # one entry per case
 Draws = Sequence[npt.NDArray[np.int64]]  # indices of cases (`bootstrap.draws`)
 NO_MIMIC, FOUND_TWICE = "no known mimic", "lesion found twice"
 AT_BORDER, ELSEWHERE = "region, at a border", "region, elsewhere"
-# Of a place, from which one on, as ``candidates.csv`` rounds them.
+# Rows of a table of places: the least probability of each, rounded as in ``candidates.csv``.
 PROBABILITIES = {"0.99 or more": 0.99, "0.90 to 0.98": 0.9, "0.60 to 0.89": 0.6, "below 0.60": 0.0}
 ALLOWED_FALSE_POSITIVES = 0.5  # per case, when the threshold is chosen
 WITH_INTERVALS = (  # of an `OperatingPoint`

@@ -172,13 +172,14 @@ class DetectorTraining(Training):
     ----------
     head : str
         ``proposals``, or ``mask`` for the plain U-Net that the detector is measured against; that one ignores `ffm`,
-        `hspl`, `hardest` and the weights of their losses.
+        `hspl` and the weights of L_reg and L_con.
     ffm, hspl : bool
         Feature Fusion Module; Hard Sample Prototype Learning.
     crop : tuple of int
         Voxels along R, A, S (0.5 x 0.5 x 1 mm); R and A equal, multiples of (32, 32, 16).
     hardest : int
         Hardest negative cells per crop that enter L_cls, at most the cells of a crop times the anchors.
+        Of the plain U-Net eight times as many voxels, at most those of a crop.
     box_weight, prototype_weight : float
         Weights of L_reg and L_con beside L_cls.
     implanted : float
@@ -240,7 +241,7 @@ class DetectorTraining(Training):
         if r != a or min(r, s) < 1 or r % anchors.MULTIPLE[0] or s % anchors.MULTIPLE[2]:
             raise InputError(f"The crop is {r} x {a} x {s}; R and A must be one multiple of 32, S one of 16.")
         cells = math.prod(n // stride for n, stride in zip(self.crop, anchors.STRIDE, strict=True))
-        self._check_range(1, cells * len(anchors.ANCHORS_MM), "hardest")
+        self._check_range(1, cells * (1 if self.head == "mask" else len(anchors.ANCHORS_MM)), "hardest")
         if self.bfloat16 and r < 96:  # one of the maps would be 2 voxels long
             raise InputError(f"The crop is {r} x {a} x {s}; bfloat16 needs 96 or more along R and A.")
 

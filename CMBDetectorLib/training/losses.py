@@ -19,7 +19,7 @@ def objectness_loss(logits: Tensor, label: Tensor, weight: Tensor, hardest: int)
 
     Parameters
     ----------
-    logits : Tensor, shape (B, 3, r, a, s)
+    logits : Tensor, shape (B, 3, r, a, s); of the plain U-Net (B, R, A, S)
     label : Tensor of the same shape
         `NEGATIVE`, `POSITIVE` or `IGNORED` (`CMBDetectorLib.training.targets.assign`).
     weight : Tensor of the same shape
@@ -79,8 +79,8 @@ def hard_samples(features: Tensor, logits: Tensor, label: Tensor, with_lesions: 
 def mask_loss(logits: Tensor, mask: Tensor, hardest: int) -> Tensor:
     """Cross-entropy plus soft Dice of the plain U-Net, over the whole batch: half of the crops have no lesion.
 
-    Cross-entropy as the detector's: with its mean over all voxels, nearly none of which lie in a lesion, the network
-    hardly learned on crops full of mimics (docs/method.md).
+    Cross-entropy as `objectness_loss`, but every voxel of a lesion counts alike. With a mean over all voxels, nearly
+    none of which lie in a lesion, the network hardly learned (docs/method.md).
 
     Parameters
     ----------

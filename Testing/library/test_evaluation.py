@@ -419,6 +419,8 @@ def test_the_page_of_an_evaluation_says_what_its_report_says(tmp_path):
     assert "| 3-5 mm | 1 of 2 | 50.0 |" in page
     assert "| 1.5T | 1 | 3 | 3.00 | 3 in 1 |" in page
     assert "| vein bend | 1 |" in page and "| sub-region | 1 of 1 |" in page and "| deep | 0.80 |" in page
+    assert "| 0.90 to 0.98 | 1 of 1 | 0 of 0 | 1 of 1 |" in page
+    assert "| 0.60 to 0.89 | 0 of 0 | 1 of 1 | 0 of 0 |" in page
     assert CHARTS not in page
     (tmp_path / CHARTS).write_bytes(b"")
     assert f"]({CHARTS})" in write_page(report, tmp_path).read_text(encoding="utf-8")
@@ -449,13 +451,13 @@ def test_places_right_are_also_counted_by_how_probable_they_were():
     assert found["region"]["0.90 to 0.98"]["right"] == 1
     places = [c.location and dataclasses.replace(c.location, side_probability=math.nan) for c in case.candidates]
     moved = [dataclasses.replace(c, location=p) for c, p in zip(case.candidates, places, strict=True)]
-    rounded = dataclasses.replace(case, candidates=tuple(moved))
-    assert not any(n["of"] for n in figures([rounded], THRESHOLD)["location_right_by_probability"]["side"].values())
+    unknown = dataclasses.replace(case, candidates=tuple(moved))
+    assert not any(n["of"] for n in figures([unknown], THRESHOLD)["location_right_by_probability"]["side"].values())
 
 
 @pytest.mark.parametrize(("probability", "name"), [(0.986, "0.99 or more"), (0.984, "0.90 to 0.98"), (0, "below 0.60")])
 def test_probabilities_are_counted_as_a_table_shows_them(probability: float, name: str):
-    assert _by_probability([True], [probability])[name] == {"right": 1, "of": 1}
+    assert _by_probability([True, False], [probability, probability])[name] == {"right": 1, "of": 2}
 
 
 def test_cases_without_any_lesion_still_give_a_report():

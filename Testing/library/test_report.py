@@ -142,6 +142,11 @@ def test_the_picture_tells_the_phase_sign_that_it_shows(drawn: list[str]) -> Non
         assert any("paramagnetic tissue bright" in text for text in drawn)
 
 
+def test_the_picture_tells_how_much_of_the_tissue_lies_in_the_sub_region(drawn: list[str]) -> None:
+    overview(synthetic_result())
+    assert "basal ganglia 55%" in drawn and "frontal 71%" in drawn
+
+
 def test_the_picture_shows_every_note_of_the_search_whole(drawn: list[str]) -> None:
     result = replace(synthetic_result(), notices=())
     without = overview_module.overview(result)

@@ -178,6 +178,10 @@ def test_a_file_that_holds_no_options_of_this_run_is_refused(tmp_path: Path, tex
         ('"batch": true', "'batch' is True; it must be a whole number"),
         ('"hardest": 0', "'hardest' is 0; it must be a number from 1 to 98304"),
         ('"crop": [96, 96, 16], "hardest": 13825', "'hardest' is 13825; it must be a number from 1 to 13824"),
+        (
+            '"head": "mask", "crop": [96, 96, 16], "hardest": 4609',
+            "'hardest' is 4609; it must be a number from 1 to 4608",
+        ),
         ('"learning_rate": "2e-3"', "'learning_rate' is '2e-3'; it must be a number"),
         ('"learning_rate": NaN', "'learning_rate' is nan; it must be 0 or more"),
         ('"minutes": "60"', "'minutes' is '60'; it must be a number or null"),

@@ -220,7 +220,7 @@ def test_a_click_on_a_point_selects_its_row(panel: Any, case: Any) -> None:
     node.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent)
     assert panel.review.table.current == key
     assert panel.ui.findingLabel.text.startswith("<b>3</b>")
-    assert "deep or lobar, basal ganglia 55%, " in panel.ui.findingLabel.text
+    assert "deep or lobar, basal ganglia (55% of the tissue), " in panel.ui.findingLabel.text
 
 
 def test_the_table_names_both_regions_at_a_border_and_a_filter_finds_it_by_either(panel: Any, case: Any) -> None:
@@ -237,7 +237,8 @@ def test_away_from_borders_the_panel_names_one_region(panel: Any, case: Any) -> 
     node.GetDisplayNode().SetActiveControlPoint(index)
     node.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent)
     assert panel.ui.findingLabel.text.startswith("<b>1</b>")
-    assert "lobar, frontal 71%, " in panel.ui.findingLabel.text and " or " not in panel.ui.findingLabel.text
+    assert "lobar, frontal (71% of the tissue), " in panel.ui.findingLabel.text
+    assert " or " not in panel.ui.findingLabel.text
 
 
 def test_a_dragged_point_is_kept_beside_the_detectors_and_can_be_put_back(
